@@ -25,13 +25,17 @@ class ReachableObjectives:
     ) -> Mapping[str, Array]:
         """By evaluation: its best objectives (m,). ``scored`` says what of one is answered.
 
-        Those that have answered nothing are left out: nothing is known of them.
+        Those that have answered nothing are left out, for nothing is known of them, and those that
+        have answered everything, for nothing is left to be stopped.
         """
         known, self._known = self._known, {}
         answers = answers_by_benchmark(run_state)
         for evaluation, attempt in run_state.active_attempts():
             parts = scored(evaluation.id)
             if not parts or attempt.beaten or not stops_when_beaten(run_state, evaluation):
+                continue
+            answered = sum(part.answered for part in parts.values())
+            if attempt.answered_at is not None or answered >= sum(answers.values()):
                 continue
             same = known.get(evaluation.id)
             if same is None or same[0] is not parts:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from apbmm_common.protocol.messages import AnswersAck, Enough
 from apbmm_common.run_file.sections.objectives import ObjectiveSection
+from apbmm_master.journal.assessment.first_steps import answers_of_a_merge
 from apbmm_master.journal.assessment.scores import best_with, broken_constraints, raw_metrics, score
 from apbmm_master.journal.costs.budget import evaluations_spent
 from apbmm_master.journal.costs.patience import standstill_of_hypervolume
@@ -100,6 +101,21 @@ def test_it_is_stopped_once_the_best_that_it_can_become_is_beaten() -> None:
     assert [call.estimated for call in told] == [True]
     world.settle()
     assert RunState().replay(world.stored) == world.run_state
+
+
+def test_one_that_has_answered_everything_is_not_told_to_end() -> None:
+    world, _ = rambling_run()
+    ((evaluation, attempt),) = world.run_state.active_attempts()
+    whole = answers_of_a_merge(world.run_state)
+
+    def compared(answered: int) -> set[str]:
+        parts = {"sums": ScoredPart(answered, 0.0, 10**6)}
+        return {*ReachableObjectives().update(world.run_state, lambda _: parts)}
+
+    assert compared(whole - 1) == {evaluation.id}
+    assert compared(whole) == set()
+    attempt.answered_at = world.now  # and not all scored
+    assert compared(whole - 1) == set()
 
 
 def test_what_is_stopped_counts_towards_the_patience_at_its_cost() -> None:
