@@ -57,7 +57,9 @@ def confirmation_spec(spec: RunSpec, merges: int) -> RunSpec:
         "budget": budget,
         "confirm": ConfirmSection(),
     }
-    return RunSpec.model_validate(spec.model_copy(update=changes).model_dump(mode="json"))
+    table = spec.model_copy(update=changes).model_dump(mode="json")
+    # As the section that it is, it still knows what the run file leaves out, which a resume asks.
+    return RunSpec.model_validate({**table, "steps": spec.steps})
 
 
 def can_confirm(spec: RunSpec) -> bool:

@@ -15,6 +15,7 @@ from apbmm_master.journal.run_start.confirmation import (
     confirmation_spec,
     front_to_confirm,
 )
+from apbmm_master.journal.run_start.resume import begin_or_resume
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.store import read_journal
 from rehearsal_runs import run_spec
@@ -90,6 +91,17 @@ def test_each_question_is_asked_as_often_as_the_confirmation_says() -> None:
     assert [(b.repeats, b.asked_before, b.held_out) for b in asked] == [
         (8, 2, False), (8, 1, False)
     ]  # fmt: skip
+
+
+def test_a_confirmation_of_an_earlier_version_is_over_with_an_unchanged_run_file() -> None:
+    """As `steps.stop_beaten` was off by default then."""
+    spec = run_spec(benchmarks=HELD, algorithm={"name": "ap-bmm-plus"})
+    confirm = confirmation_spec(spec, 3)
+    assert confirm.steps.stop_beaten is True
+    off = confirm.model_copy(update={"steps": confirm.steps.stopping(beaten=False)})
+    run_state, events = confirming(off)
+    begin_or_resume(run_state, confirm, events.append)
+    assert events == []
 
 
 def test_without_questions_of_its_own_it_is_refused() -> None:
