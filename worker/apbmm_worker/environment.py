@@ -30,6 +30,16 @@ huggingface_hub, transformers and datasets obey HF_*. ModelScope has no such swi
 told that its hub is the local disk (see `evaluation`).
 """
 
+ON_CARDS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+"""Defaults of a worker with cards.
+
+Cards are numbered as nvidia-smi and vLLM number them. CUDA's own order begins with the fastest.
+
+The engine's process is started anew. vLLM as a library forks instead, and where PyTorch has counted
+the cards through CUDA, as it does for the parts of a divided one (MIG), no fork can use them. A
+fork would also hold the daemon's socket open when this process dies.
+"""
+
 
 def cards(device: str) -> int:
     """Number of GPUs that a device string names; 0 for ``cpu``."""
@@ -46,9 +56,9 @@ def worker_environment(
     """Variables to set for one worker on ``device`` (``cpu``, ``0`` or ``0,1``).
 
     ``environment`` is the present one. GPU numbers count within its CUDA_VISIBLE_DEVICES, if it has
-    one, as CUDA itself counts and as a Slurm job needs. Its settings of threads and of vLLM's
-    processes stay. ``batch_invariant`` is that of the run file's [engine]. Raises `UsageError` for
-    a device that is not there.
+    one, as CUDA itself counts and as a Slurm job needs. Its settings of threads, of vLLM's
+    processes and of the order of cards stay. ``batch_invariant`` is that of the run file's
+    [engine]. Raises `UsageError` for a device that is not there.
     """
     values = dict(OFFLINE)
     values["HF_DATASETS_CACHE"] = str(scratch / "datasets-cache")
@@ -57,7 +67,7 @@ def worker_environment(
         values[BATCH_INVARIANT] = "1"
     if device != CPU:
         values["CUDA_VISIBLE_DEVICES"] = _visible(device, environment.get("CUDA_VISIBLE_DEVICES"))
-        return values
+        return values | {name: environment.get(name, value) for name, value in ON_CARDS.items()}
     # In one process an engine starts in seconds instead of a minute. A small model takes ten times
     # as long with two threads as with one. "auto" would pin the threads of every engine to core 0.
     defaults = {

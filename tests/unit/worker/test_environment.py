@@ -38,6 +38,14 @@ def test_a_card_that_is_not_there(tmp_path: Path, device: str, present: str | No
         worker_environment(device, tmp_path, {"CUDA_VISIBLE_DEVICES": present or ""})
 
 
+def test_cards_are_numbered_as_by_nvidia_smi_and_engines_are_not_forked(tmp_path: Path) -> None:
+    values = worker_environment("0", tmp_path, {})
+    assert values["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert values["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    own = {"CUDA_DEVICE_ORDER": "FASTEST_FIRST", "VLLM_WORKER_MULTIPROC_METHOD": "fork"}
+    assert worker_environment("0", tmp_path, own).items() >= own.items()
+
+
 def test_vllm_is_told_of_batch_invariance_before_it_is_imported(tmp_path: Path) -> None:
     values = worker_environment("0", tmp_path, {}, batch_invariant=True)
     assert values[BATCH_INVARIANT] == "1"
