@@ -104,7 +104,10 @@ class MergeTarget(Protocol):
         """Merge from the sources into the live weights, and prove it. Raises `EvaluationError`."""
 
     def greedy(self, prompts: Sequence[Prompt], tokens: int) -> tuple[tuple[int, ...], ...]:
-        """The first ``tokens`` greedy tokens for each prompt, whatever ends an answer."""
+        """The first ``tokens`` greedy tokens for each prompt, whatever ends an answer.
+
+        Equal weights give equal tokens: no prompt is computed in one batch with others.
+        """
 
     def state(self, checkpoint: Path, prompts: Sequence[Prompt], tokens: int) -> tuple[Any, ...]:
         """All that the model holds, as digests, and its first greedy tokens for ``prompts``.
@@ -177,8 +180,9 @@ class EngineDriver(Generic[B]):
     def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
         """Put all prompts in flight at once, in this order; one future for each.
 
-        They reach the engine's scheduler between the same two steps. So the same prompts, given to
-        an idle engine, are always batched in the same way.
+        They reach the engine between the same two steps. So the same prompts, given to an idle
+        engine in this process, are always batched in the same way. One in a process of its own, as
+        on a card, may begin with the first of them.
         """
         futures: list[Future[Completion]] = [Future() for _ in prompts]
         self._send(lambda: self._add(prompts, futures))

@@ -90,20 +90,27 @@ class VllmBackend:
         return (*self._rpc("apbmm_fingerprint", str(checkpoint)), self.greedy(prompts, tokens))
 
     def greedy(self, prompts: Sequence[Prompt], tokens: int) -> tuple[tuple[int, ...], ...]:
-        """The first ``tokens`` greedy tokens for each prompt, whatever ends an answer."""
+        """The first ``tokens`` greedy tokens for each prompt, whatever ends an answer.
+
+        The prompts are asked one after the other. An engine in a process of its own, as on a card,
+        begins with the first of several requests while the others are on their way. Rounding
+        differs between batches, so that equal weights would not always answer alike.
+        """
         from vllm import SamplingParams
 
         sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
+        answers = []
         for number, prompt in enumerate(prompts):
             request = {"prompt_token_ids": list(prompt.token_ids)}
             self._engine.add_request(f"greedy-{number}", request, sampling)
-        answers = {}
-        while self._engine.has_unfinished_requests():
-            for output in self._engine.step():
-                if output.finished:
-                    answers[output.request_id] = tuple(output.outputs[0].token_ids)
+            while self._engine.has_unfinished_requests():
+                answers += [
+                    tuple(output.outputs[0].token_ids)
+                    for output in self._engine.step()
+                    if output.finished
+                ]
         self._reset_prefix_cache()
-        return tuple(answers[f"greedy-{number}"] for number in range(len(prompts)))
+        return tuple(answers)
 
     def _reset_prefix_cache(self) -> None:
         # The cache is keyed by tokens alone: it would answer from the previous merge's weights.
