@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from apbmm_common.errors import EvaluationError
 from apbmm_common.run_file import GenerationSection
 from apbmm_worker.engine.driver import Prompt
 from apbmm_worker.engine.vllm import features
@@ -19,7 +21,7 @@ class FakeEngine:
     """Answers each request with its own prompt, and counts what is in flight at every step."""
 
     def __init__(self) -> None:
-        self.engine_core = SimpleNamespace()
+        self.engine_core: Any = SimpleNamespace()
         self.in_flight: list[int] = []
         self._asked: dict[str, list[int]] = {}
 
@@ -58,3 +60,35 @@ def test_prompts_whose_answers_are_compared_share_no_batch(
     backend = VllmBackend({}, GenerationSection(max_tokens=4, context=16), tmp_path)
     assert backend.greedy([Prompt((1, 2)), Prompt((3,))], 4) == ((1, 2), (3,))
     assert engine.in_flight == [1, 1]
+
+
+class FakeClient:
+    """Waits for outputs as vLLM's synchronous client does, whatever becomes of the process."""
+
+    def __init__(self) -> None:
+        self.resources = SimpleNamespace(engine_dead=False)
+        self.outputs_queue: queue.Queue[Any] = queue.Queue()
+
+
+class FakeEngineThatIsKilled(FakeEngine):
+    """Its process is killed in the middle of a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engine_core = FakeClient()
+
+    def step(self) -> list[Any]:
+        """Wait for outputs."""
+        self.engine_core.resources.engine_dead = True
+        raise self.engine_core.outputs_queue.get(timeout=60)
+
+
+def test_a_killed_engine_process_ends_the_step_that_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "new_engine", lambda _: FakeEngineThatIsKilled())
+    monkeypatch.setattr(features, "DEATH_SECONDS", 0.01)
+    backend = VllmBackend({}, GenerationSection(max_tokens=4, context=16), tmp_path)
+    with pytest.raises(EvaluationError, match="engine process died") as failure:
+        backend.step()
+    assert failure.value.kind == "infrastructure"

@@ -91,3 +91,19 @@ def test_all_that_a_runner_derives_from_weights_is_dropped(derived: tuple[str, .
 )
 def test_whether_an_engines_process_has_died(core: object, died: bool | None) -> None:
     assert features.engine_process_died(SimpleNamespace(engine_core=core)) is died
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("default")  # vLLM's own
+def test_as_many_requests_at_a_time_as_for_offline_inference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More than for an engine whose use is not known."""
+    from vllm import EngineArgs, LLMEngine
+    from vllm.config import SchedulerConfig
+
+    contexts: list[Any] = []
+    monkeypatch.setattr(LLMEngine, "from_engine_args", lambda _, context: contexts.append(context))
+    features.new_engine({"model": "merge"})
+    _, requests = EngineArgs.get_batch_defaults(1)
+    assert requests[contexts[0]] > SchedulerConfig.DEFAULT_MAX_NUM_SEQS

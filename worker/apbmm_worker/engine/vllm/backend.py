@@ -30,6 +30,7 @@ class VllmBackend:
         self, arguments: dict[str, Any], generation: GenerationSection, first: Path
     ) -> None:
         self._engine = features.new_engine(arguments)
+        features.wake_when_dead(self._engine)
         self._rpc("apbmm_end_with", os.getpid())
         self._generation = generation
         self._submitted: dict[str, tuple[Prompt, float]] = {}
@@ -46,11 +47,7 @@ class VllmBackend:
 
     def step(self) -> list[tuple[str, Completion]]:
         """Compute one step; the requests that it finished."""
-        return [
-            (output.request_id, self._completion(output))
-            for output in self._engine.step()
-            if output.finished
-        ]
+        return [(output.request_id, self._completion(output)) for output in self._outputs()]
 
     def busy(self) -> bool:
         """Whether requests are unfinished."""
@@ -104,13 +101,18 @@ class VllmBackend:
             request = {"prompt_token_ids": list(prompt.token_ids)}
             self._engine.add_request(f"greedy-{number}", request, sampling)
             while self._engine.has_unfinished_requests():
-                answers += [
-                    tuple(output.outputs[0].token_ids)
-                    for output in self._engine.step()
-                    if output.finished
-                ]
+                answers += [tuple(output.outputs[0].token_ids) for output in self._outputs()]
         self._reset_prefix_cache()
         return tuple(answers)
+
+    def _outputs(self) -> list[Any]:
+        """What one step has finished. Raises `EvaluationError` if the engine's process is dead."""
+        try:
+            return [output for output in self._engine.step() if output.finished]
+        except Exception as error:
+            if features.engine_process_died(self._engine):
+                raise _engine_died() from error
+            raise
 
     def _reset_prefix_cache(self) -> None:
         # The cache is keyed by tokens alone: it would answer from the previous merge's weights.
@@ -171,9 +173,9 @@ class VllmBackend:
                 answer.set_exception(error)
 
         threading.Thread(target=run, name="engine-call", daemon=True).start()
-        while not wait([answer], timeout=0.5).done:
+        while not wait([answer], timeout=features.DEATH_SECONDS).done:
             if features.engine_process_died(self._engine):
-                raise EvaluationError("vLLM's engine process died", kind="infrastructure")
+                raise _engine_died()
         return answer.result()
 
     def _sampling(self, prompt: Prompt) -> Any:
@@ -214,3 +216,12 @@ class VllmBackend:
             finish_reason=reason,
             seconds=time.monotonic() - began,
         )
+
+
+def _engine_died() -> EvaluationError:
+    return EvaluationError(
+        "vLLM's engine process died",
+        "the worker's child.log has its last words, as of a card without memory; if it has none, "
+        "the host may have run out of memory",
+        kind="infrastructure",
+    )
