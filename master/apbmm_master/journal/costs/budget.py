@@ -43,7 +43,8 @@ class Limit:
       have taken up to the last event;
     - ``each``: what one evaluation is expected to cost, the mean of those completed, or that of the
       references while there are none. 0 while nothing is known;
-    - ``first``: which share of that the first step of a new merge is; 1 where there are no steps.
+    - ``first``: which share of that the first step of a new merge is; 1 where there are no steps;
+    - ``least``: what must be left for a merge to be begun.
     """
 
     name: LimitName
@@ -52,6 +53,7 @@ class Limit:
     in_progress: float
     each: float
     first: float = 1.0
+    least: float = 0.0
 
     @property
     def left(self) -> float:
@@ -60,13 +62,13 @@ class Limit:
 
     @property
     def is_reached(self) -> bool:
-        """Whether it is spent."""
-        return self.spent >= self.most * (1 - ROUNDING)
+        """Whether it is spent, or too little of it is left."""
+        return self.spent >= self.most * (1 - ROUNDING) - self.least
 
     @property
     def unused(self) -> float:
-        """What neither is spent nor will be by what is in progress; below 0 where that is more."""
-        return self.most * (1 - ROUNDING) - self.spent - self.in_progress
+        """What more than `least` neither is spent nor will be by what is in progress, maybe < 0."""
+        return self.most * (1 - ROUNDING) - self.spent - self.in_progress - self.least
 
     def room(self, queued: int = 0, kept: float = 0.0) -> float:
         """How many evaluations may be begun, beside so many that are queued for it already.
@@ -115,7 +117,7 @@ def _limits(run_state: RunState, budget: BudgetSection) -> Iterator[Limit]:
     if budget.evaluations is not None:
         done = evaluations_spent(run_state)
         begun = math.fsum(share for evaluation, _, share in active if evaluation.in_budget)
-        yield Limit("evaluations", budget.evaluations, done, begun, 1.0, first)
+        yield Limit("evaluations", budget.evaluations, done, begun, 1.0, first, _least(run_state))
     if budget.gpu_hours is not None:
         each = typical.gpu_seconds / typical.count if typical.count else 0.0
         held = math.fsum(
@@ -132,6 +134,17 @@ def _limits(run_state: RunState, budget: BudgetSection) -> Iterator[Limit]:
         yield Limit(
             "generated_tokens", budget.generated_tokens, spending.tokens, answering, each, first
         )
+
+
+def _least(run_state: RunState) -> float:
+    """How much of an evaluation must be left for one to be begun.
+
+    Where merges are stopped the evaluations that are spent are no whole number. With half of one a
+    run ends as near to its limit as it can. What is paused takes what is left.
+    """
+    assert run_state.spec is not None
+    in_steps = run_state.spec.steps.enabled or run_state.count(EvaluationState.PAUSED)
+    return 0.0 if in_steps else 0.5
 
 
 def room(

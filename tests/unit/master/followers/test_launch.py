@@ -88,5 +88,5 @@ async def test_a_follower_that_dies_is_told_and_one_that_cannot_start_too(
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_the_run_begins(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"pip install 'apbmm\[mlflow\]'"):
+    with pytest.raises(UsageError, match=r"pip install '\.\[mlflow\]'"):
         Followers(tmp_path, run_spec(track={"tracker": "mlflow"}))

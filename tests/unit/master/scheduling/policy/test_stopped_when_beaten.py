@@ -103,6 +103,19 @@ def test_it_is_stopped_once_the_best_that_it_can_become_is_beaten() -> None:
     assert RunState().replay(world.stored) == world.run_state
 
 
+@pytest.mark.parametrize(("evaluations", "spent"), [(2, 1.5), (4, 3.5)])
+def test_a_run_ends_as_near_to_its_limit_as_it_can(evaluations: int, spent: float) -> None:
+    """Half of an evaluation is left by the one that is stopped, so that no other is begun."""
+    world, b = rambling_run({**BUDGET, "evaluations": evaluations})
+    answer(world, b, 5)
+    world.exchange()
+    assert evaluations_spent(world.run_state) == pytest.approx(1.5)
+    world.settle()
+    assert world.run_state.finished
+    assert not world.run_state.failed
+    assert evaluations_spent(world.run_state) == pytest.approx(spent)
+
+
 def test_one_that_has_answered_everything_is_not_told_to_end() -> None:
     world, _ = rambling_run()
     ((evaluation, attempt),) = world.run_state.active_attempts()
