@@ -74,8 +74,6 @@ def assert_stopped_soundly(site: Site) -> None:
     outcomes = [(row.evaluation, row.question) for row in read_outcomes(site.run_dir)]
     assert len(outcomes) == len(set(outcomes))
     assert abs(evaluations_spent(state) - BUDGET["evaluations"]) <= 0.5 + 1e-9
-    begun = {event.evaluation for event in site.events(Leased)}
-    assert len(begun) - 3 > BUDGET["evaluations"], "what is saved goes to other merges"
 
 
 def test_a_beaten_merge_is_stopped_and_its_worker_takes_the_next_one(site: Site) -> None:
