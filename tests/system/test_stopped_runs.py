@@ -15,7 +15,7 @@ from rehearsal_runs import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-BUDGET = {"evaluations": 4, "initial": 4}
+BUDGET = {"evaluations": 6, "initial": 6}
 KILLED = ["journal.begin/stopped", "journal.commit/beaten"]
 """After the second one the merge may have answered everything before there is a master again."""
 
