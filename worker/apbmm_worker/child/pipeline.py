@@ -433,7 +433,7 @@ class Pipeline:
         return ResidentEngine(
             engine or self._spec.engine,
             generation or self._spec.generation,
-            checkpoint,
+            self._checkpoints.at_one_path(checkpoint),
             self._inputs.device,
             self._inputs.engine,
         )

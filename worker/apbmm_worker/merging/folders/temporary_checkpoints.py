@@ -20,6 +20,7 @@ from apbmm_worker.merging.folders.orphaned_folders import LOCK, MEMORY, PREFIX, 
 _log = logging.getLogger(__name__)
 
 _HEADROOM = 1.1
+_LINK = "model"
 
 
 class TemporaryCheckpoints:
@@ -41,6 +42,7 @@ class TemporaryCheckpoints:
         self.folders = [place / name for place in (*places, scratch)]
         self._locks = [_locked(folder) for folder in self.folders]
         self._turn = 0
+        self._link = scratch / _LINK
 
     @contextmanager
     def holding(self, write: Callable[[Path], None], size: int) -> Iterator[Path]:
@@ -74,8 +76,25 @@ class TemporaryCheckpoints:
         write(paths[-1])
         return paths[-1]
 
+    def at_one_path(self, checkpoint: Path) -> Path:
+        """A path that is the same for every checkpoint, which leads to this one until the next.
+
+        vLLM keeps what it compiles for a model under a name that the model's path is part of. With
+        another path at each start it would compile the same model anew, and keep every copy.
+        """
+        fresh = self._link.with_name(f"{_LINK}.new")
+        try:
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(checkpoint.resolve(), target_is_directory=True)
+            fresh.replace(self._link)
+        except OSError:  # a file system without links
+            return checkpoint
+        return self._link
+
     def remove(self) -> None:
         """Remove everything."""
+        with suppress(OSError):
+            self._link.unlink()
         for folder, lock in zip(self.folders, self._locks, strict=True):
             shutil.rmtree(folder, ignore_errors=True)
             lock.release()

@@ -141,3 +141,17 @@ def test_older_control_groups_limit_it_too(tmp_path: Path) -> None:
     (job / "memory.usage_in_bytes").write_text("3000000\n")
     (job / "memory.stat").write_text("total_active_file 400000\ntotal_inactive_file 600000\n")
     assert available_memory(proc, tmp_path / "cgroup") == 3_000_000
+
+
+def test_engines_start_from_one_path(scratch: Path, memory: Path) -> None:
+    checkpoints = TemporaryCheckpoints(scratch, memory)
+    paths = set()
+    for name in ("first", "second"):
+        folder = scratch.with_name(name)
+        folder.mkdir()
+        path = checkpoints.at_one_path(folder)
+        assert path.resolve() == folder.resolve()
+        paths.add(path)
+    checkpoints.remove()
+    assert TemporaryCheckpoints(scratch, memory).at_one_path(scratch) in paths
+    assert len(paths) == 1
