@@ -24,6 +24,8 @@ class Cards:
     names: tuple[str, ...] = ()
     memories: tuple[int, ...] = ()
     """That of each card; 0 where the driver does not say."""
+    free: tuple[int, ...] = ()
+    """What no process uses of it."""
     driver: str = ""
     cuda: CudaVersion | None = None
     has_device: bool = False

@@ -47,7 +47,7 @@ _SIOCGIFADDR = 0x8915
 def cards() -> Cards:
     """The NVIDIA cards of this host, by nvidia-smi, and the CUDA of their driver."""
     has_device = any(Path(file).exists() for file in DEVICE_FILES)
-    query = ["nvidia-smi", "--query-gpu=index,name,memory.total,driver_version"]
+    query = ["nvidia-smi", "--query-gpu=index,name,memory.total,driver_version,memory.free"]
     try:
         told = subprocess.run(
             [*query, "--format=csv,noheader,nounits"],
@@ -68,16 +68,21 @@ def cards() -> Cards:
 
 
 def read_cards(table: str, cuda: CudaVersion | None, *, has_device: bool = True) -> Cards:
-    """The cards in nvidia-smi's table of index, name, MiB and driver."""
+    """The cards in nvidia-smi's table of index, name, MiB, driver and free MiB."""
     rows = [[cell.strip() for cell in line.split(",")] for line in table.splitlines()]
-    rows = [row for row in rows if len(row) == 4]
+    rows = [row for row in rows if len(row) == 5]
     return Cards(
         names=tuple(f"{row[0]}: {row[1]}{_memory(row[2])}" for row in rows),
-        memories=tuple(int(row[2]) << 20 if row[2].isdecimal() else 0 for row in rows),
+        memories=tuple(_bytes(row[2]) for row in rows),
+        free=tuple(_bytes(row[4]) for row in rows),
         driver=rows[0][3] if rows else "",
         cuda=cuda,
         has_device=has_device,
     )
+
+
+def _bytes(mebibytes: str) -> int:
+    return int(mebibytes) << 20 if mebibytes.isdecimal() else 0
 
 
 def _memory(mebibytes: str) -> str:
@@ -108,7 +113,12 @@ def probe_cards() -> CardProbe:
     command = [sys.executable, "-P", "-m", "apbmm.doctor.card_probe"]
     try:
         told = subprocess.run(
-            command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=PROBE_SECONDS,
+            check=False,
+            env={"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ},
         )
         found = json.loads(told.stdout.strip().splitlines()[-1])
         return CardProbe(found["seen"], tuple(found["faults"]))

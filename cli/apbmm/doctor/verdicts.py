@@ -22,6 +22,7 @@ from apbmm.doctor.facts import (
     SharedMemory,
     Space,
 )
+from apbmm_common.run_file import EngineSection
 
 Verdict = Literal["ok", "warning", "failed"]
 
@@ -33,6 +34,7 @@ ENGINE_MEMORY = 256 << 20
 """Bytes of shared memory in which the processes of one tensor-parallel vLLM engine exchange
 messages: ten chunks of 16 MiB to all of them, and a queue back from each. A container has 64 MiB
 unless told otherwise."""
+ENGINE_SHARE = EngineSection().gpu_memory_utilization
 CLOCK_SECONDS = 5.0
 """A difference below this disturbs nobody who reads two logs side by side."""
 SOURCES = "in the folder of apbmm's sources"
@@ -61,7 +63,22 @@ def card_check(cards: Cards) -> Check:
     """GPUs and their driver."""
     if cards.names:
         cuda = f", for CUDA up to {_dotted(cards.cuda)}" if cards.cuda else ""
-        return Check("cards", "ok", f"{'; '.join(cards.names)}; driver {cards.driver}{cuda}")
+        found = f"{'; '.join(cards.names)}; driver {cards.driver}{cuda}"
+        used = [
+            f"{free / whole:.0%} of card {name.partition(':')[0]}"
+            for name, whole, free in zip(cards.names, cards.memories, cards.free, strict=True)
+            if free < whole * ENGINE_SHARE
+        ]
+        if not used:
+            return Check("cards", "ok", found)
+        return Check(
+            "cards",
+            "warning",
+            f"{found}; free is {', '.join(used)}: vLLM does not start where less is free than it "
+            f"takes, {ENGINE_SHARE:.0%} by default",
+            "nvidia-smi names what uses the memory; gpu_memory_utilization in [engine], or "
+            "apbmm-worker --engine-arg, has vLLM take less",
+        )
     if cards.trouble:
         return Check(
             "cards",

@@ -34,15 +34,18 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
 
 
 def test_cards_as_nvidia_smi_lists_them(nvidia_smi: Callable[[str], None]) -> None:
-    nvidia_smi("echo '0, NVIDIA H200, 143771, 570.86'; echo '1, NVIDIA H200, 143771, 570.86'")
+    row = "NVIDIA H200, 143771, 570.86"
+    nvidia_smi(f"echo '0, {row}, 143000'; echo '1, {row}, 5'")
     found = gather.cards()
     assert found.names == ("0: NVIDIA H200 (140 GiB)", "1: NVIDIA H200 (140 GiB)")
     assert (found.driver, found.trouble) == ("570.86", "")
+    assert found.free == (143000 << 20, 5 << 20)
 
 
 def test_a_card_without_memory_of_its_own() -> None:
-    found = gather.read_cards("0, NVIDIA GB10, [N/A], 580.95\n", (13, 0))
+    found = gather.read_cards("0, NVIDIA GB10, [N/A], 580.95, [N/A]\n", (13, 0))
     assert found.names == ("0: NVIDIA GB10",)
+    assert found.memories == found.free == (0,)
     assert found.cuda == (13, 0)
 
 

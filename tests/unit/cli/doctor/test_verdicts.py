@@ -27,7 +27,14 @@ from apbmm.doctor.verdicts import Check
 
 GIB = 1 << 30
 FOLDER = Path("/runs/a")
-CARDS = Cards(("0: H200 (140 GiB)",), driver="575.1", cuda=(12, 9), has_device=True)
+CARDS = Cards(
+    ("0: H200 (140 GiB)",),
+    memories=(100,),
+    free=(95,),
+    driver="575.1",
+    cuda=(12, 9),
+    has_device=True,
+)
 NO_CARDS = Cards()
 EVALSCOPE = Package("evalscope", "1.14.1", "==1.14.1", fits=True)
 CUDA = Packages(
@@ -57,6 +64,7 @@ TROUBLE = Trouble("it cannot be", "do that")
 EVERY_VERDICT = [
     (verdicts.card_check(CARDS), "ok", "driver 575.1, for CUDA up to 12.9"),
     (verdicts.card_check(replace(CARDS, cuda=None)), "ok", "driver 575.1"),
+    (verdicts.card_check(replace(CARDS, free=(72,))), "warning", "free is 72% of card 0"),
     (verdicts.card_check(NO_CARDS), "ok", "--gpu cpu"),
     (verdicts.card_check(Cards(has_device=True)), "warning", "nvidia-smi is not installed"),
     (verdicts.card_check(Cards(trouble="Driver/library version mismatch")), "failed", "mismatch"),

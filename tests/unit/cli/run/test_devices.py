@@ -11,7 +11,7 @@ from apbmm.run.devices import cards_of_this_host, devices_of
 from apbmm.run.processes import reached_at
 from apbmm_common.errors import UsageError
 
-TWO_CARDS = "echo '0, NVIDIA H200, 143771, 580.1'; echo '1, NVIDIA GB10, [N/A], 580.1'"
+TWO_CARDS = "echo '0, NVIDIA H200, 143771, 580.1, 9'; echo '1, NVIDIA GB10, [N/A], 580.1, 9'"
 
 
 def driver(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
