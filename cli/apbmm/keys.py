@@ -35,7 +35,7 @@ def new_master(folder: str | None = None, /, *, keys: Keys = None) -> int:
         curve_keys.named_folder(named) if named else curve_keys.default_folder()
     )
     _say(f"the master's keys are in {made.folder}")
-    _say(f"next, for each worker: apbmm keys new-worker NAME{_flag(made)}")
+    _say(f"next, for each worker: apbmm keys new-worker NAME{curve_keys.flag_for(made)}")
     return EXIT_DONE
 
 
@@ -108,10 +108,6 @@ def _master(given: str | None) -> curve_keys.MasterKeys:
             "apbmm keys new-master makes one",
         )
     return keys
-
-
-def _flag(keys: curve_keys.MasterKeys) -> str:
-    return "" if keys.folder == curve_keys.default_folder() else f" --keys {keys.folder}"
 
 
 def _say(line: str) -> None:

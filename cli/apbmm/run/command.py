@@ -22,7 +22,6 @@ from apbmm.run.processes import (
     dashboard_in_words,
     dashboard_port,
     master_command,
-    reached_at,
     run_processes,
     run_screen,
 )
@@ -31,8 +30,8 @@ from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_U
 from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.process.logs import logs_json, set_up_logging
 from apbmm_common.process.whole_files import write_whole
-from apbmm_common.protocol.addresses import is_local
-from apbmm_common.protocol.curve_keys import NO_KEYS, SECRET, master_keys
+from apbmm_common.protocol.addresses import is_local, reached_at
+from apbmm_common.protocol.curve_keys import NO_KEYS, SECRET, flag_for, master_keys
 from apbmm_common.run_file import EvaluationSection, RunSpec, run_as_toml
 from apbmm_master.beginning import elsewhere
 from apbmm_master.journal.assessment.scores import scores_of
@@ -282,7 +281,8 @@ def _worker_keys(names: Sequence[str], flags: RunFlags) -> list[str]:
     if missing:
         raise UsageError(
             f"{keys.folder} has a master's key, but none for {', '.join(missing)}",
-            "apbmm keys new-worker NAME makes one for each; --keys none goes without",
+            f"apbmm keys new-worker NAME{flag_for(keys)} makes one for each; --keys none goes "
+            "without",
         )
     return ["--keys", str(keys.folder)]
 

@@ -40,6 +40,7 @@ from apbmm_common.process.signals import (
     StopRequests,
     handlers_restored,
 )
+from apbmm_common.protocol.addresses import reached_at
 from apbmm_common.protocol.status_requests import NoMasterError, RequestFailedError, Snapshot, ask
 from apbmm_master.journal.run_start.confirmation import confirm_folder
 
@@ -50,12 +51,6 @@ DROP_SECONDS = 1.5 * SAME_REQUEST_SECONDS
 """How long a process may take to end (or, when dropped, to begin ending) before the next signal."""
 INHERITED = ("APBMM_LOG_FORMAT", "APBMM_LOCK_DIR")
 """Settings in the environment that master and workers inherit. They get flags, and no others."""
-ANYWHERE = {
-    "tcp://0.0.0.0:": "tcp://127.0.0.1:",
-    "tcp://*:": "tcp://127.0.0.1:",
-    "tcp://[::]:": "tcp://[::1]:",
-}
-"""Where a master listens on every address of a host, and where that host's workers reach it."""
 TROUBLE = re.compile(r"\b(WARNING|ERROR|CRITICAL|FATAL)\b|^error: |^[\w.]+(Error|Exception)\b")
 """A line of a log that tells of trouble: by its level, as a command's error, or as a traceback."""
 EMPTY: Mapping[str, str] = MappingProxyType({})
@@ -177,14 +172,6 @@ def run_screen(
 def dashboard_in_words(port: int) -> str:
     """Where the dashboard of a run on this host is."""
     return f"dashboard: http://{LOOPBACK}:{port}/"
-
-
-def reached_at(bind: str) -> str:
-    """The address at which this host's workers reach a master that listens on ``bind``."""
-    for everywhere, here in ANYWHERE.items():
-        if bind.startswith(everywhere):
-            return here + bind.removeprefix(everywhere)
-    return bind
 
 
 def worker_folder(run_dir: Path, worker: LocalWorker) -> Path:

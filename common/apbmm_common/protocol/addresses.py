@@ -18,6 +18,12 @@ from apbmm_common.errors import UsageError
 _TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
 _LARGEST_PORT = 65535
 IPC = "ipc://"
+ANYWHERE = {
+    "tcp://0.0.0.0:": "tcp://127.0.0.1:",
+    "tcp://*:": "tcp://127.0.0.1:",
+    "tcp://[::]:": "tcp://[::1]:",
+}
+"""Where a master listens on every address of a host, and where that host's workers reach it."""
 
 
 def require_tcp(address: str, flag: str) -> str:
@@ -39,6 +45,24 @@ def is_local(address: str, flag: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def reached_at(bind: str) -> str:
+    """The address at which this host's workers reach a master that listens on ``bind``."""
+    for everywhere, here in ANYWHERE.items():
+        if bind.startswith(everywhere):
+            return here + bind.removeprefix(everywhere)
+    return bind
+
+
+def reached_from_elsewhere(bind: str) -> str:
+    """The address at which other hosts reach what listens on every address of this host.
+
+    It has this host's name. "" for a ``bind`` that is one address, which is the same for all.
+    """
+    if not bind.startswith(tuple(ANYWHERE)):
+        return ""
+    return f"tcp://{socket.gethostname()}:{bind.rpartition(':')[2]}"
 
 
 def needs_ipv6(address: str) -> bool:

@@ -39,6 +39,8 @@ PUBLIC = ".key"
 SECRET = ".key_secret"  # noqa: S105 - the ending of a file name
 NO_KEYS = "none"
 """``--keys none`` means no keys, even if the default folder has some."""
+MOST_NAMES = 8
+"""Names of workers in one hint."""
 _KEY_BYTES = 32
 _Z85_LENGTH = 40
 
@@ -165,16 +167,27 @@ def named_folder(given: str) -> Path:
         raise UsageError(f"{given}: cannot be a folder of keys") from None
 
 
-def remedy_for(name: str) -> str:
-    """The hint for a worker without a key."""
-    return f"on the master's host apbmm keys new-worker {name} makes one and says what to copy"
+def remedy_for(name: str, folder: Path | None = None) -> str:
+    """The hint for a worker without a key; it names the workers whose keys ``folder`` has."""
+    make = f"on the master's host apbmm keys new-worker {name} makes one and says what to copy"
+    others = [] if folder is None else sorted(path.stem for path in folder.glob("*" + SECRET))
+    others = [other for other in others if other not in (MASTER, name)]
+    if not others:
+        return make
+    shown = ", ".join(others[:MOST_NAMES]) + (", ..." if len(others) > MOST_NAMES else "")
+    return f"{make}; or --name takes a name whose key is there: {shown}"
 
 
 def _client(folder: Path, secret: Path, name: str) -> ClientKeys:
     require_private(folder, remedy_for(name))
-    pair = load_pair(secret, remedy_for(name))
+    pair = load_pair(secret, remedy_for(name, folder))
     public, _ = _load(folder / (MASTER + PUBLIC), "copy it from the master's folder of keys")
     return ClientKeys(folder, pair, public)
+
+
+def flag_for(keys: MasterKeys) -> str:
+    """What a command of these keys ends with: their folder, unless it is the default one."""
+    return "" if keys.folder == _default_if_any() else f" --keys {keys.folder}"
 
 
 # ---- reading keys --------------------------------------------------------------------------
@@ -286,7 +299,10 @@ def _create(folder: Path, name: str, public: Path) -> Path:
     certificate = public / (name + PUBLIC)
     for path in (target, certificate):
         if path.exists():
-            raise UsageError(f"{path} is there already", "move it away if it is to be replaced")
+            hint = "move it away if it is to be replaced"
+            if public != folder and not certificate.exists():
+                hint = f"its key is not let in: rm {path}, and the same command makes a new one"
+            raise UsageError(f"{path} is there already", hint)
     work = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
     try:
         made = [Path(path) for path in create_certificates(work, name)]

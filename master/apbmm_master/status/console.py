@@ -20,6 +20,7 @@ from rich.progress import (
 
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import in_words, metric, shown_metrics
+from apbmm_common.protocol.addresses import reached_at, reached_from_elsewhere
 from apbmm_common.protocol.messages import Evaluated, Measured
 from apbmm_common.run_file.constraints import Constraint
 from apbmm_master.journal.assessment.scores import (
@@ -94,8 +95,10 @@ class RunConsole:
 
     def begin(self, address: str, dashboard: str = "") -> None:
         """Print the address for workers, and that of the dashboard if there is one."""
+        elsewhere = reached_from_elsewhere(address)
         self.console.print(
-            f"waiting for workers at {address}: apbmm-worker --gpu N --master {address}",
+            f"waiting for workers at {address}: apbmm-worker --gpu N --master {reached_at(address)}"
+            + (f", on other hosts --master {elsewhere}" if elsewhere else ""),
             markup=False,
         )
         if dashboard:

@@ -201,4 +201,7 @@ def unknown(public_key: str) -> tuple[str, str]:
 
 def revoked(name: str) -> tuple[str, str]:
     """Reason and hint for a key that was allowed before."""
-    return f"the key of worker {name} was revoked", f"apbmm keys new-worker {name} makes a new one"
+    return (
+        f"the key of worker {name} was revoked",
+        f"apbmm keys new-worker {name} makes a new one, which a worker reads as it starts",
+    )

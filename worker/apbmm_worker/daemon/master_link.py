@@ -131,7 +131,8 @@ class MasterLink:
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             return (
                 "the master does not allow this worker's key",
-                "apbmm keys new-worker NAME on its host makes one that it allows",
+                "apbmm keys new-worker NAME on its host makes one that it allows; copy that here, "
+                "and start this worker again",
             )
         if socket_monitor.is_mismatch(event, value):
             if self._keys is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from apbmm_common.errors import UsageError
 from apbmm_common.process.home import state_home
 from apbmm_common.process.locks import FileLock, LockHeldError, lock_file
-from apbmm_common.protocol.addresses import is_local
+from apbmm_common.protocol.addresses import is_local, reached_at
 from apbmm_common.protocol.curve_keys import (
     WORKER_NAME,
     WORKER_NAME_HINT,
@@ -90,6 +90,11 @@ def require_known_master(
     if the folder has keys of other workers, but none for ``name``. Raises `UsageError`.
     """
     local = is_local(master, "--master")
+    if (here := reached_at(master)) != master:
+        raise UsageError(
+            f"--master {master}: every address of a host, where a master listens",
+            f"name the master's host in its place; on this host it is {here}",
+        )
     if keys is not None:
         return
     folder = passed_over(given, name)
@@ -97,14 +102,15 @@ def require_known_master(
     if not insecure and not local:
         raise UsageError(
             f"the master at {master} is on another host, and {missing}",
-            f"{remedy_for(name)}, and --keys names its folder; --insecure goes without",
+            f"{remedy_for(name, folder)}; --keys names the folder of keys, and --insecure goes "
+            "without",
         )
     if folder is not None:
         log.warning(
             "%s, so it goes without: a master with keys will not let it in (%s; --keys none, if "
             "none is meant)",
             missing,
-            remedy_for(name),
+            remedy_for(name, folder),
         )
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from apbmm.run.devices import cards_of_this_host, devices_of
-from apbmm.run.processes import reached_at
 from apbmm_common.errors import UsageError
 
 TWO_CARDS = "echo '0, NVIDIA H200, 143771, 580.1, 9'; echo '1, NVIDIA GB10, [N/A], 580.1, 9'"
@@ -94,17 +93,3 @@ def test_a_rehearsal_uses_no_device() -> None:
     assert devices_of("cpu", 1000, rehearsal=True) == ("rehearsal",) * 1000
     assert devices_of("all", None, rehearsal=True) == ("rehearsal",)
     assert devices_of("0,1,2", None, rehearsal=True) == ("rehearsal",) * 3
-
-
-@pytest.mark.parametrize(
-    ("bind", "address"),
-    [
-        ("tcp://0.0.0.0:5711", "tcp://127.0.0.1:5711"),
-        ("tcp://*:5711", "tcp://127.0.0.1:5711"),
-        ("tcp://[::]:5711", "tcp://[::1]:5711"),
-        ("tcp://10.0.0.3:5711", "tcp://10.0.0.3:5711"),
-        ("ipc:///run/master", "ipc:///run/master"),
-    ],
-)
-def test_where_workers_of_this_host_reach_a_master(bind: str, address: str) -> None:
-    assert reached_at(bind) == address

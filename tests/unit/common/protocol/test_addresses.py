@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from apbmm_common.errors import EXIT_USAGE, UsageError
-from apbmm_common.protocol.addresses import is_local, require_tcp
+from apbmm_common.protocol.addresses import (
+    is_local,
+    reached_at,
+    reached_from_elsewhere,
+    require_tcp,
+)
 from apbmm_common.protocol.curve_keys import ClientKeys, MasterKeys, Pair
 from apbmm_master.serve import open_authenticator
 from apbmm_worker.daemon.options import require_known_master
@@ -103,3 +109,27 @@ def test_a_worker_of_a_master_elsewhere_needs_keys_or_a_word(tmp_path: Path) -> 
     require_known_master("w", "tcp://hostA:5711", None, None, insecure=True)
     require_known_master("w", "tcp://hostA:5711", None, keys, insecure=False)
     require_known_master("w", "tcp://127.0.0.1:5711", None, None, insecure=False)
+
+
+@pytest.mark.parametrize(
+    ("bind", "address"),
+    [
+        ("tcp://0.0.0.0:5711", "tcp://127.0.0.1:5711"),
+        ("tcp://*:5711", "tcp://127.0.0.1:5711"),
+        ("tcp://[::]:5711", "tcp://[::1]:5711"),
+        ("tcp://10.0.0.3:5711", "tcp://10.0.0.3:5711"),
+        ("ipc:///run/master", "ipc:///run/master"),
+    ],
+)
+def test_where_workers_of_this_host_reach_a_master(bind: str, address: str) -> None:
+    assert reached_at(bind) == address
+
+
+@pytest.mark.parametrize("bind", ["tcp://0.0.0.0:5711", "tcp://*:5711", "tcp://[::]:5711"])
+def test_other_hosts_reach_a_master_by_its_hosts_name(bind: str) -> None:
+    assert reached_from_elsewhere(bind) == f"tcp://{socket.gethostname()}:5711"
+    assert reached_from_elsewhere("tcp://10.0.0.3:5711") == ""
+    # There a worker would look for the master on its own host.
+    with pytest.raises(UsageError, match="every address of a host") as caught:
+        require_known_master("w", bind, None, None, insecure=True)
+    assert reached_at(bind) in caught.value.hint

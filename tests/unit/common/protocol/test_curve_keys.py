@@ -188,6 +188,13 @@ def test_what_is_missing_is_named(tmp_path: Path, keys: MasterKeys) -> None:
     with pytest.raises(UsageError, match=r"a\.key_secret: no such key") as caught:
         curve_keys.worker_keys(str(keys.folder), "a")
     assert "apbmm keys new-worker a" in caught.value.hint
+    assert "--name" not in caught.value.hint, "the master's own key is no worker's"
+    for number in range(10):
+        curve_keys.new_worker(keys, f"b{number}")
+    with pytest.raises(UsageError, match=r"a\.key_secret: no such key") as caught:
+        curve_keys.worker_keys(str(keys.folder), "a")
+    there = ", ".join(f"b{number}" for number in range(curve_keys.MOST_NAMES))
+    assert caught.value.hint.endswith(f"--name takes a name whose key is there: {there}, ...")
     curve_keys.new_worker(keys, "a")
     (keys.folder / "master.key").unlink()
     with pytest.raises(UsageError, match=r"master\.key: no such key"):
@@ -213,3 +220,25 @@ def test_a_public_key_is_no_secret_one(keys: MasterKeys) -> None:
     secret.write_bytes((keys.allowed / "a.key").read_bytes())
     with pytest.raises(UsageError, match="holds no secret key"):
         curve_keys.worker_keys(str(keys.folder), "a")
+
+
+def test_the_key_of_a_revoked_worker_is_in_the_way_of_a_new_one(keys: MasterKeys) -> None:
+    """The hint does not take away a key that is still let in."""
+    secret = curve_keys.new_worker(keys, "a")
+    with pytest.raises(UsageError, match="is there already") as caught:
+        curve_keys.new_worker(keys, "a")
+    assert caught.value.hint == "move it away if it is to be replaced"
+    curve_keys.revoke(keys, "a")
+    with pytest.raises(UsageError, match="is there already") as caught:
+        curve_keys.new_worker(keys, "a")
+    assert caught.value.hint.startswith(f"its key is not let in: rm {secret}, and")
+    secret.unlink()
+    assert curve_keys.new_worker(keys, "a") == secret
+
+
+def test_commands_name_a_folder_of_keys_that_is_not_the_default(
+    keys: MasterKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert curve_keys.flag_for(keys) == f" --keys {keys.folder}"
+    monkeypatch.setattr(curve_keys, "default_folder", lambda: keys.folder)
+    assert curve_keys.flag_for(keys) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,15 @@ def test_the_beginning_says_how_to_start_a_worker() -> None:
     out = io.StringIO()
     progress = RunConsole(World().run_state, Path("run"), Console(file=out, width=200))
     progress.begin("tcp://127.0.0.1:5799")
-    assert "apbmm-worker --gpu N --master tcp://127.0.0.1:5799" in out.getvalue()
+    assert "apbmm-worker --gpu N --master tcp://127.0.0.1:5799\n" in out.getvalue()
+
+
+def test_the_beginning_names_addresses_that_workers_can_reach() -> None:
+    out = io.StringIO()
+    progress = RunConsole(World().run_state, Path("run"), Console(file=out, width=200))
+    progress.begin("tcp://0.0.0.0:5799")
+    there = f"on other hosts --master tcp://{socket.gethostname()}:5799\n"
+    assert f"apbmm-worker --gpu N --master tcp://127.0.0.1:5799, {there}" in out.getvalue()
 
 
 def test_after_a_signal_what_is_waited_for_is_named() -> None:

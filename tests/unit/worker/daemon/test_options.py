@@ -167,6 +167,7 @@ def test_a_worker_without_a_key_among_others_is_told_at_once(
     with pytest.raises(UsageError, match=f"on another host, and {lacks}") as caught:
         start(far, None)
     assert "apbmm keys new-worker w9" in caught.value.hint
+    assert "--name takes a name whose key is there: gpu-1" in caught.value.hint
     # A master of this host may do without keys, so that one goes on.
     for told in (start(near, None), start("ipc:///tmp/m", None), start(far, None, insecure=True)):
         (line,) = told
