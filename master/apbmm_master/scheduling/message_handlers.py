@@ -66,6 +66,8 @@ from apbmm_master.wire.refusals import NotAllowedError
 
 log = logging.getLogger(__name__)
 
+OWN_NAME = "where both are to work, each needs a --name of its own, and a key for that name"
+
 
 def _recorded(evaluation: Evaluation, attempt: Attempt, message: Result) -> ResultRecorded | Paused:
     """The event of a valid result."""
@@ -165,8 +167,7 @@ class MessageHandlers:
     def _hello(self, identity: bytes, hello: Hello, now: float, key: str) -> None:
         if hello.boot in self.run_state.sessions.gone:
             reason = f"a later process took the name {hello.worker}"
-            hint = "give this one another --name"
-            self._send_after_commit(identity, Refuse(reason=reason, hint=hint, final=True))
+            self._send_after_commit(identity, Refuse(reason=reason, hint=OWN_NAME, final=True))
             return
         known = self.fleet.workers.get(hello.worker)
         if known is not None and known.boot == hello.boot and hello.number <= known.hello:
@@ -177,7 +178,7 @@ class MessageHandlers:
             return
         joined = self.fleet.join(hello, identity, self.run_state.run, now, key)
         if joined.replaced is not None:
-            self._supersede(joined.replaced)
+            self._supersede(joined.replaced, joined.worker)
         worker = joined.worker
         worker.quarantined = self.run_state.sessions.quarantined.get((worker.name, worker.boot), "")
         if not self.run_state.sessions.is_here(worker.name, worker.boot):
@@ -194,10 +195,15 @@ class MessageHandlers:
         self._reconcile(worker)
         self._welcome(worker)
 
-    def _supersede(self, old: Worker) -> None:
+    def _supersede(self, old: Worker, later: Worker) -> None:
         self._record(WorkerLeft(worker=old.name, boot=old.boot, reason="superseded"))
-        reason = f"a later process took the name {old.name}"
-        self._send_after_commit(old.identity, Refuse(reason=reason, final=True))
+        reason = f"a later process took the name {old.name}, on {later.host} ({later.gpu})"
+        self._send_after_commit(old.identity, Refuse(reason=reason, hint=OWN_NAME, final=True))
+        if (old.host, old.gpu) != (later.host, later.gpu):
+            log.warning(
+                "worker %s on %s (%s) is ended, for a later one on %s (%s) has its name (hint: %s)",
+                *(old.name, old.host, old.gpu, later.host, later.gpu, OWN_NAME),
+            )
 
     def remove_refused(self, lets_in: Callable[[str, str], bool]) -> None:
         """Remove every worker whose key and name ``lets_in`` refuses; its lease is lost.

@@ -219,6 +219,22 @@ def test_the_later_boot_of_a_name_wins_and_the_earlier_is_fenced_off_for_good() 
     assert first.refused, "not even a new master lets it in again"
 
 
+@pytest.mark.parametrize("host", ["h", "h2"])
+def test_two_hosts_with_one_workers_name_are_told_of_each_other(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that is started again on its own host and card is no reason to warn."""
+    world, (first,) = begun("a")
+    world.join("a")
+    first.alive = True
+    second = world.workers[-1]
+    second.says = [each.model_copy(update={"host": host}) for each in second.says]
+    world.exchange()
+    assert first.refused == f"a later process took the name a, on {host} (0)"
+    warned = "worker a on h (0) is ended, for a later one on h2 (0) has its name" in caplog.text
+    assert warned is (host == "h2")
+
+
 def test_a_late_result_of_a_lost_attempt_wins_and_the_rival_is_cancelled() -> None:
     world, (a, b) = begun("a", "b")
     kept = a.held
