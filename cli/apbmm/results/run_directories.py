@@ -81,18 +81,37 @@ def _latest_known() -> str:
 
 
 def local_address(run_dir: Path) -> str:
-    """The status address of the master of ``run_dir``; "" if no master runs.
+    """The status address of the master of ``run_dir``; "" if no master answers this user there."""
+    try:
+        return _connected(run_dir)
+    except OSError:
+        return ""
 
-    A master that was killed leaves its address file behind, so this tries to connect.
+
+def may_not_ask(run_dir: Path) -> bool:
+    """Whether a status socket is there that only another user may connect to.
+
+    Whether a master lives behind it is not to be known then.
+    """
+    try:
+        _connected(run_dir)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _connected(run_dir: Path) -> str:
+    """The address in a run directory, after a connection to it; "" where there is none.
+
+    A master that was killed leaves its address file behind. Raises OSError where nobody listens.
     """
     try:
         addresses = json.loads((run_dir / "status.json").read_text(encoding="utf-8"))
         address = str(addresses["status"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return ""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(address.removeprefix("ipc://"))
-        except OSError:
-            return ""
+        probe.connect(address.removeprefix("ipc://"))
     return address

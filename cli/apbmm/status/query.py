@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from apbmm.results.run_directories import find_run, local_address
+from apbmm.results.run_directories import find_run, local_address, may_not_ask
 from apbmm_common.protocol.curve_keys import ClientKeys, reader_keys
 from apbmm_common.protocol.status_requests import NoMasterError, Snapshot, ask
 
@@ -20,7 +20,7 @@ class Target:
     keys: ClientKeys | None = None
 
     def snapshot(self) -> Snapshot:
-        """The present status.
+        """The present status; ``master_alive`` is None where only another user may ask a master.
 
         Raises `NoMasterError` or `JournalError` if there is none, and `RequestFailedError` where
         the master answers with an error.
@@ -31,7 +31,8 @@ class Target:
         if address:
             with contextlib.suppress(NoMasterError):
                 return ask(address)
-        return from_journal(self.run_dir)
+        status = from_journal(self.run_dir)
+        return {**status, "master_alive": None} if may_not_ask(self.run_dir) else status
 
 
 def find(run: str | None, keys: str | None = None) -> Target:

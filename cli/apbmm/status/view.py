@@ -30,6 +30,10 @@ Entry = Mapping[str, Any]
 WIDTH_WITHOUT_TERMINAL = 120
 BAR_WIDTH = 40
 INSECURE = "INSECURE: other hosts can reach this master, and it accepts them all (no keys)"
+ANOTHER_USER = (
+    "this is what the journal says: only the user that starts its masters may ask one "
+    "(as with sudo -u USER apbmm status)"
+)
 CARD = "card"
 STALE_SECONDS = 20.0
 """A heartbeat older than this is shown in yellow."""
@@ -82,6 +86,8 @@ def head(status: Entry) -> Text:
         text.append(f"finished: {status['finished']}", style=style)
     elif status.get("fault"):
         text.append("stopped by an error", style="red")
+    elif status["master_alive"] is None:
+        text.append(ANOTHER_USER, style="yellow")
     elif not status["master_alive"]:
         text.append("no master: this is what the journal says", style="yellow")
     elif status.get("draining"):
@@ -171,7 +177,7 @@ def _counts(status: Entry) -> Text:
     counts = status["evaluations"]
     names = ["done", "running", "queued", "failed"]
     names[1:1] = [name for name in ("paused", "stopped") if counts.get(name)]
-    abandoned = 0 if status["master_alive"] else counts["running"]
+    abandoned = counts["running"] if status["master_alive"] is False else 0
     if abandoned:
         names.remove("running")
     text = ", ".join(f"{counts[name]} {name}" for name in names)

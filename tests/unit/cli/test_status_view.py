@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from apbmm.results.run_directories import latest_run, local_address
+from apbmm.results.run_directories import latest_run, local_address, may_not_ask
 from apbmm.results.words import checks_in_words
 from apbmm.status import command
 from apbmm.status.query import Target, find
@@ -25,6 +26,7 @@ from apbmm_master.journal.storage.store import read_journal
 from commands import called, free_address
 from written_runs import LIMIT, answered, repeated_sums, write_run
 
+NOBODY = 65534
 METRICS = {"alpha": {"accuracy": 0.5, "tokens": 123.4, "questions": 10, "truncated": 2}}
 SNAPSHOT: dict[str, Any] = {
     "run": "trial-1",
@@ -156,6 +158,10 @@ def test_a_run_without_a_master_says_so() -> None:
     abandoned = "3 done, 2 queued, 1 failed; 1 was running when the master ended"
     assert abandoned in shown(master_alive=False)
     assert "finished: 40 evaluations completed" in shown(finished="40 evaluations completed")
+    hidden = shown(master_alive=None)
+    assert "only the user that starts its masters may ask one" in hidden
+    assert "no master" not in hidden
+    assert "3 done, 1 running, 2 queued, 1 failed" in hidden
     assert "draining" in shown(draining=True)
     assert "REHEARSAL" in shown(rehearsal=True)
 
@@ -227,6 +233,30 @@ def test_a_socket_that_nobody_listens_on_is_no_master(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text(json.dumps({"status": f"ipc://{path}"}))
     assert path.exists()
     assert local_address(tmp_path) == ""
+
+
+def test_a_master_of_another_user_is_not_taken_for_none() -> None:
+    with tempfile.TemporaryDirectory() as made, socket.socket(socket.AF_UNIX) as listening:
+        folder = Path(made)
+        path = folder / "status.sock"
+        folder.chmod(0o755)
+        listening.bind(str(path))
+        listening.listen()
+        (folder / "status.json").write_text(json.dumps({"status": f"ipc://{path}"}))
+        assert local_address(folder)
+        assert not may_not_ask(folder)
+        path.chmod(0)
+        is_root = os.geteuid() == 0  # whom no mode keeps out
+        if is_root:
+            os.seteuid(NOBODY)
+        try:
+            assert local_address(folder) == ""
+            assert may_not_ask(folder)
+        finally:
+            if is_root:
+                os.seteuid(0)
+        (folder / "status.json").unlink()
+        assert not may_not_ask(folder), "no master has been here, or it has ended"
 
 
 def test_an_address_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:

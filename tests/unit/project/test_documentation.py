@@ -150,6 +150,8 @@ def test_keys_are_made_for_the_names_that_workers_take(monkeypatch: pytest.Monke
     assert name in (new_worker.__doc__ or "")
     for page in ("docs/getting-started.md", "docs/security.md"):
         text = (REPOSITORY / page).read_text(encoding="utf-8")
-        made = re.findall(r"apbmm keys (?:new-worker|revoke) ([^\s;]+)", text)
+        made = re.findall(r"apbmm keys (?:new-worker|revoke) ([^\s;`]+)", text)
         assert made, page
-        assert {each[5:].replace("$card", "0") for each in made} == {name[5:]}, page
+        rehearsed = [each for each in made if each == default_name("rehearsal") + "-1"]
+        others = {each[5:].replace("$card", "0") for each in made if each not in rehearsed}
+        assert others == {name[5:]}, page

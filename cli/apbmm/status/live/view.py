@@ -104,7 +104,8 @@ class LiveView:
         status = self.status
         if status is None or not status.get("run"):
             return False
-        return bool(status.get("finished") or status.get("fault") or not status["master_alive"])
+        ended = status.get("finished") or status.get("fault")
+        return bool(ended) or status["master_alive"] is False
 
     def _spinner(self, *, ascii_only: bool) -> str:
         frames = ASCII_SPINNER if ascii_only else SPINNER
