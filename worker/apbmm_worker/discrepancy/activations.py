@@ -7,6 +7,7 @@ transformers is right for every layer except the last, whose entry is taken afte
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,8 @@ import transformers
 from apbmm_common.checkpoint.byte_order_marks import without_marks
 from apbmm_common.checkpoint.headers import is_multimodal, layer_of
 from apbmm_common.errors import SourceError
+
+_log = logging.getLogger(__name__)
 
 Pooling = Literal["last", "mean"]
 
@@ -58,9 +61,10 @@ def pooled_states(
 
     The state of layer l is that layer's own output at the prompt's last token, or its mean over
     the prompt's tokens. Padding is on the right, where causal attention never looks, and never
-    pooled. The model is removed from the device at the end. ``remote_code``: run the Python code
-    that comes with it. ``step`` is called with the prompts of each batch that was run. Raises
-    `SourceError` when it cannot be loaded or gives a state that is not finite.
+    pooled. Of a model that does not fit on the device, each layer is there while it computes. The
+    model is removed from the device at the end. ``remote_code``: run the Python code that comes
+    with it. ``step`` is called with the prompts of each batch that was run. Raises `SourceError`
+    when it cannot be loaded or gives a state that is not finite.
     """
     try:
         states = _states(folder, encoded, layers, batch, pooling, device, remote_code, step)
@@ -129,14 +133,44 @@ def _states(
     step: Callable[[int], None],
 ) -> torch.Tensor:
     model = _load_model(folder, remote_code)
-    model.to(device)
     stack = _decoder_layers(model, folder, layers)
+    try:
+        model.to(device)
+    except torch.OutOfMemoryError:
+        _log.warning("%s does not fit on the card: its layers are there in turn", folder)
+        model.to("cpu")
+        _place_in_turn(model, stack, device)
     batches = [encoded[begin : begin + batch] for begin in range(0, len(encoded), batch)]
     states = []
     for part in batches:
         states.append(_run(model, stack, part, pooling, device))
         step(len(part))
     return torch.cat(states)
+
+
+def _place_in_turn(model: Any, stack: Sequence[Any], device: str) -> None:
+    """Put a model on a device, and each decoder layer only while it computes."""
+    of_layers = {id(values) for layer in stack for values in _values(layer)}
+    for values in _values(model):
+        if id(values) not in of_layers:
+            values.data = values.data.to(device)
+    for layer in stack:
+        at_home = [(values, values.data) for values in _values(layer)]
+
+        def bring(*_: Any, of_layer: Any = at_home) -> None:
+            for values, data in of_layer:
+                values.data = data.to(device)
+
+        def take_back(*_: Any, of_layer: Any = at_home) -> None:
+            for values, data in of_layer:
+                values.data = data
+
+        layer.register_forward_pre_hook(bring)
+        layer.register_forward_hook(take_back)
+
+
+def _values(module: Any) -> list[torch.Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def _run(

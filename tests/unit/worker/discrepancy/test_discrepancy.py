@@ -115,6 +115,33 @@ def test_states_are_the_layers_own_outputs_the_last_included(pair: tuple[Path, P
         assert torch.allclose(model.model.norm(states[:, -1]), hidden[-1][:, -1], atol=1e-5)
 
 
+def test_a_model_that_does_not_fit_on_the_card_is_there_layer_by_layer(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As that of a tensor-parallel worker, whose cards hold it together."""
+    encoded = encode_prompts(pair[0], PROMPTS, max_tokens=256)
+    options: dict[str, Any] = {"layers": LAYERS, "batch": 2, "pooling": "last", "device": "cpu"}
+    expected = pooled_states(pair[0], encoded, **options)
+    load_model = activations_module._load_model
+    asked = []
+
+    def without_room(*arguments: Any) -> Any:
+        model = load_model(*arguments)
+
+        def to(device: str) -> None:
+            asked.append(device)
+            if len(asked) == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(model, "to", to)
+        return model
+
+    monkeypatch.setattr(activations_module, "_load_model", without_room)
+    assert torch.equal(pooled_states(pair[0], encoded, **options), expected)
+    assert asked == ["cpu", "cpu"]
+    assert "its layers are there in turn" in caplog.text
+
+
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("batch", [2, 8])
 def test_padding_does_not_show(pair: tuple[Path, Path], pooling: str, batch: int) -> None:
