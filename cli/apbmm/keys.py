@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -54,6 +56,10 @@ def new_worker(name: str, /, *, keys: Keys = None) -> int:
     secret = curve_keys.new_worker(master, name)
     public = master.folder / (curve_keys.MASTER + curve_keys.PUBLIC)
     _say(f"worker {name} is let in; its key is {secret}")
+    if (owner := _other_owner(master.folder)) is not None:
+        certificate = master.allowed / (name + curve_keys.PUBLIC)
+        _say(f"the folder is user {owner}'s, who cannot read what is new in it before")
+        _say(f"  chown {owner} {secret} {certificate}")
     _say("a worker on another host needs both files there, in a folder that is its own alone:")
     _say("  ssh HOST mkdir -p -m 700 .config/apbmm/keys")
     _say(f"  scp -p {secret} {public} HOST:.config/apbmm/keys/")
@@ -108,6 +114,17 @@ def _master(given: str | None) -> curve_keys.MasterKeys:
             "apbmm keys new-master makes one",
         )
     return keys
+
+
+def _other_owner(folder: Path) -> str | None:
+    """The user that a folder belongs to; None where that is the present one, who is root if not."""
+    number = folder.stat().st_uid
+    if number == os.geteuid():
+        return None
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
 
 
 def _say(line: str) -> None:

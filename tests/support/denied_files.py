@@ -1,14 +1,32 @@
-"""Files that this user may not read; root may read any, so the refusal is the test's own."""
+"""Files that this user may not read. Root gives its rights up, or the test itself refuses."""
 
 from __future__ import annotations
 
 import errno
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+NOBODY = 65534
+"""The number of the user that owns nothing."""
+
+
+@contextmanager
+def kept_out_by_modes() -> Iterator[None]:
+    """Give root's rights up for a while, so that modes hold for it as for every other user."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
 
 
 def deny(monkeypatch: pytest.MonkeyPatch, *denied: Path) -> None:

@@ -240,8 +240,11 @@ def _require_owner_only(path: Path, mode: str, remedy: str) -> None:
         present = path.stat().st_mode
     except OSError as error:
         reason = "no such folder" if mode == "700" else "no such key"
-        known = isinstance(error, FileNotFoundError)
-        raise UsageError(f"{path}: {reason if known else error.strerror}", remedy) from None
+        if not isinstance(error, FileNotFoundError):
+            reason = str(error.strerror)
+        if isinstance(error, PermissionError):
+            remedy = "is it another user's? keys belong to whom reads them: sudo -u USER, or chown"
+        raise UsageError(f"{path}: {reason}", remedy) from None
     if stat.S_ISDIR(present) != (mode == "700"):
         raise UsageError(f"{path}: not a {'folder' if mode == '700' else 'file'}", remedy)
     if present & 0o077:
@@ -259,7 +262,12 @@ def new_master(folder: Path) -> MasterKeys:
         _create(folder, MASTER, public=folder)
         (folder / ALLOWED).mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be written: {error.strerror}") from error
+        raise UsageError(
+            f"{folder}: cannot be written: {error.strerror}",
+            f"make it yours first: install -d -m 700 -o USER {folder}"
+            if isinstance(error, PermissionError)
+            else "",
+        ) from error
     return _master(folder)
 
 

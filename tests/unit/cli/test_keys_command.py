@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ import pytest
 from apbmm import keys
 from apbmm_common.errors import UsageError
 from apbmm_common.protocol import curve_keys
+from apbmm_common.protocol.curve_keys import new_master
 from commands import called
+from denied_files import NOBODY
 
 
 @pytest.fixture
@@ -104,3 +108,16 @@ def test_the_environment_names_the_folder(tmp_path: Path) -> None:
     assert again.returncode == 2
     assert "is there already" in again.stderr
     assert "Traceback" not in again.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make keys in another user's folder")
+def test_root_is_told_that_the_owner_of_a_folder_cannot_read_new_keys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = new_master(tmp_path / "keys")
+    keys.new_worker("a", keys=str(made.folder))
+    assert "chown" not in capsys.readouterr().out
+    os.chown(made.folder, NOBODY, -1)
+    keys.new_worker("b", keys=str(made.folder))
+    files = f"{made.folder}/b.key_secret {made.folder}/allowed/b.key"
+    assert f"  chown {pwd.getpwuid(NOBODY).pw_name} {files}\n" in capsys.readouterr().out

@@ -24,9 +24,9 @@ from apbmm_common.protocol.status_requests import NoMasterError, RequestFailedEr
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.store import read_journal
 from commands import called, free_address
+from denied_files import kept_out_by_modes
 from written_runs import LIMIT, answered, repeated_sums, write_run
 
-NOBODY = 65534
 METRICS = {"alpha": {"accuracy": 0.5, "tokens": 123.4, "questions": 10, "truncated": 2}}
 SNAPSHOT: dict[str, Any] = {
     "run": "trial-1",
@@ -246,15 +246,9 @@ def test_a_master_of_another_user_is_not_taken_for_none() -> None:
         assert local_address(folder)
         assert not may_not_ask(folder)
         path.chmod(0)
-        is_root = os.geteuid() == 0  # whom no mode keeps out
-        if is_root:
-            os.seteuid(NOBODY)
-        try:
+        with kept_out_by_modes():
             assert local_address(folder) == ""
             assert may_not_ask(folder)
-        finally:
-            if is_root:
-                os.seteuid(0)
         (folder / "status.json").unlink()
         assert not may_not_ask(folder), "no master has been here, or it has ended"
 

@@ -10,6 +10,7 @@ import pytest
 from apbmm_common.errors import EXIT_USAGE, UsageError
 from apbmm_common.protocol import curve_keys
 from apbmm_common.protocol.curve_keys import MasterKeys
+from denied_files import kept_out_by_modes
 
 
 @pytest.fixture
@@ -242,3 +243,17 @@ def test_commands_name_a_folder_of_keys_that_is_not_the_default(
     assert curve_keys.flag_for(keys) == f" --keys {keys.folder}"
     monkeypatch.setattr(curve_keys, "default_folder", lambda: keys.folder)
     assert curve_keys.flag_for(keys) == ""
+
+
+def test_keys_of_another_user_are_not_taken_for_none(tmp_path: Path, keys: MasterKeys) -> None:
+    keys.folder.chmod(0)
+    with kept_out_by_modes():
+        with pytest.raises(UsageError, match="Permission denied") as caught:
+            curve_keys.master_keys(str(keys.folder))
+        assert "sudo -u USER, or chown" in caught.value.hint
+        with pytest.raises(UsageError, match="Permission denied") as caught:
+            curve_keys.worker_keys(str(keys.folder), "a")
+        assert "sudo -u USER, or chown" in caught.value.hint
+        with pytest.raises(UsageError, match="cannot be written") as caught:
+            curve_keys.new_master(keys.folder / "more")
+    assert caught.value.hint.endswith(f"install -d -m 700 -o USER {keys.folder}/more")
