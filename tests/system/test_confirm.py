@@ -42,6 +42,7 @@ def test_a_front_is_confirmed_by_the_same_worker_and_a_killed_confirmation_goes_
             master.wait()
         done = run("apbmm", "confirm", folder, *where)
         assert done.returncode == 0, done.stderr
+        assert f"join by: apbmm-worker --gpu rehearsal --master {address}" in done.stderr
         again = run("apbmm", "confirm", folder, *where, "--json")
     assert again.returncode == 0, again.stderr
     search = read_results(folder)

@@ -28,6 +28,7 @@ from apbmm_master.confirm import confirm_search
 from apbmm_master.journal.run_start.confirmation import confirm_folder
 from apbmm_master.run_checks import load_run
 from apbmm_master.serve import open_authenticator
+from apbmm_master.status.console import worker_command
 
 DEFAULT_BIND = "tcp://127.0.0.1:5711"
 
@@ -84,6 +85,9 @@ def _serve(search: RunResults, options: ConfirmOptions) -> int:
             f"{options.run_file} describes {spec.name}, not {search.spec.name}",
             "--run-file names the run file of the search, with other [confirm] tables",
         )
+    if not options.quiet:
+        joining = worker_command(bind, rehearsal=search.rehearsal)
+        print(f"without --gpus, workers join by: {joining}", file=sys.stderr)  # noqa: T201
     return confirm_search(
         search.run_dir,
         bind,

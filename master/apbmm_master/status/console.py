@@ -62,6 +62,14 @@ STYLES = {"warning": "yellow", "error": "red"}
 """By the weight of an event."""
 
 
+def worker_command(bind: str, *, rehearsal: bool) -> str:
+    """How a worker is started for a master that listens on ``bind``, here and on other hosts."""
+    elsewhere = reached_from_elsewhere(bind)
+    return f"apbmm-worker --gpu {'rehearsal' if rehearsal else 'N'} --master {reached_at(bind)}" + (
+        f", on other hosts --master {elsewhere}" if elsewhere else ""
+    )
+
+
 class RunConsole:
     """Prints the progress of a run; `watch` is called with every committed event."""
 
@@ -78,7 +86,8 @@ class RunConsole:
             console=self.console,
         )
         assert run_state.spec is not None
-        rehearsal = "REHEARSAL " if run_state.spec.evaluation.kind == "rehearsal" else ""
+        self._rehearsal = run_state.spec.evaluation.kind == "rehearsal"
+        rehearsal = "REHEARSAL " if self._rehearsal else ""
         self._task = self._bar.add_task(
             f"{rehearsal}{run_state.spec.name} ({run_state.spec.algorithm.name})",
             total=1.0,
@@ -95,12 +104,8 @@ class RunConsole:
 
     def begin(self, address: str, dashboard: str = "") -> None:
         """Print the address for workers, and that of the dashboard if there is one."""
-        elsewhere = reached_from_elsewhere(address)
-        self.console.print(
-            f"waiting for workers at {address}: apbmm-worker --gpu N --master {reached_at(address)}"
-            + (f", on other hosts --master {elsewhere}" if elsewhere else ""),
-            markup=False,
-        )
+        workers = worker_command(address, rehearsal=self._rehearsal)
+        self.console.print(f"waiting for workers at {address}: {workers}", markup=False)
         if dashboard:
             self.console.print(f"dashboard: {dashboard}", markup=False)
 

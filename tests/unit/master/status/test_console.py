@@ -21,7 +21,7 @@ from apbmm_master.journal.events import (
 )
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.run_checks import require_settings
-from apbmm_master.status.console import RunConsole
+from apbmm_master.status.console import RunConsole, worker_command
 from apbmm_master.status.snapshot import journal_snapshot
 from protocol_world import World, measurement
 
@@ -64,15 +64,17 @@ def test_the_beginning_says_how_to_start_a_worker() -> None:
     out = io.StringIO()
     progress = RunConsole(World().run_state, Path("run"), Console(file=out, width=200))
     progress.begin("tcp://127.0.0.1:5799")
-    assert "apbmm-worker --gpu N --master tcp://127.0.0.1:5799\n" in out.getvalue()
+    assert "apbmm-worker --gpu rehearsal --master tcp://127.0.0.1:5799\n" in out.getvalue()
 
 
-def test_the_beginning_names_addresses_that_workers_can_reach() -> None:
-    out = io.StringIO()
-    progress = RunConsole(World().run_state, Path("run"), Console(file=out, width=200))
-    progress.begin("tcp://0.0.0.0:5799")
-    there = f"on other hosts --master tcp://{socket.gethostname()}:5799\n"
-    assert f"apbmm-worker --gpu N --master tcp://127.0.0.1:5799, {there}" in out.getvalue()
+def test_workers_are_given_addresses_that_they_can_reach() -> None:
+    there = f"on other hosts --master tcp://{socket.gethostname()}:5799"
+    assert worker_command("tcp://0.0.0.0:5799", rehearsal=False) == (
+        f"apbmm-worker --gpu N --master tcp://127.0.0.1:5799, {there}"
+    )
+    assert worker_command("tcp://hostA:5799", rehearsal=False) == (
+        "apbmm-worker --gpu N --master tcp://hostA:5799"
+    )
 
 
 def test_after_a_signal_what_is_waited_for_is_named() -> None:
