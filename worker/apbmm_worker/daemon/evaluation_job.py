@@ -190,7 +190,10 @@ class EvaluationJob:
     def _prepare_command(self, spec: RunSpec) -> Prepare:
         # A rehearsal reads no files, so its run may name files that do not exist.
         roots = self._options.roots if self._kind == "vllm" else None
-        paths = LocalPaths(self._options.paths, roots).of_run(spec)
+        local = LocalPaths(self._options.paths, roots)
+        paths = local.of_run(spec)
+        for name in local.unknown_to(spec):
+            log.warning("--path %s=...: %s names nothing so", name, spec.name)
         roles = (*spec.sources.names, BASE_ROLE)
         sources = {role: paths[role][0] for role in roles if role in paths}
         lora = {n: paths[adapter_path_name(n)][0] for n in spec.sources.lora_adapters}

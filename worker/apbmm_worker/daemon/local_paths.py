@@ -7,7 +7,7 @@ master on another host none. The schema of the run file marks its keys that are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,17 +27,45 @@ class LocalPaths:
 
         If the name of a list is mapped to a folder, its files are read from there. An optional path
         that the run leaves out is included only if it is mapped. Raises `EvaluationError` if this
-        worker may not read one of them.
+        worker may not read some of them.
         """
-        return {
-            name: self._of_list(name, path)
-            if isinstance(path, tuple)
-            else [self.of(name, path or "")]
-            for name, path in spec.named_paths().items()
-            if path is not None or name in self.mapped
-        }
+        found: dict[str, list[str]] = {}
+        refused: dict[str, EvaluationError] = {}
+        for name, path in spec.named_paths().items():
+            if path is None and name not in self.mapped:
+                continue
+            try:
+                found[name] = self._of_list(name, path or "")
+            except EvaluationError as error:
+                refused[name] = error
+        if refused:
+            raise self._all_of(refused, self.unknown_to(spec))
+        return found
 
-    def _of_list(self, name: str, paths: tuple[str, ...]) -> list[str]:
+    def unknown_to(self, spec: RunSpec) -> list[str]:
+        """The mapped names that a run does not have, as when one is misspelt."""
+        return sorted(self.mapped.keys() - spec.named_paths().keys())
+
+    def _all_of(
+        self, refused: Mapping[str, EvaluationError], unknown: Sequence[str]
+    ) -> EvaluationError:
+        """One error for all paths that this worker may not read."""
+        message = next(iter(refused.values())).message
+        if len(refused) > 1:
+            message = f"{', '.join(refused)}: the run's paths are {self._not_allowed}"
+        flags = " ".join(f"--path {name}=PATH" for name in refused)
+        aside = f" ({', '.join(unknown)}: no name of this run's)" if unknown else ""
+        hint = f"start it with {flags}, or with --root FOLDER{aside}"
+        return EvaluationError(message, hint, kind="infrastructure")
+
+    @property
+    def _not_allowed(self) -> str:
+        roots = ", ".join(map(str, self.roots or ())) or "there are none"
+        return f"not in a folder that this worker may read ({roots})"
+
+    def _of_list(self, name: str, paths: tuple[str, ...] | str) -> list[str]:
+        if isinstance(paths, str):
+            return [self.of(name, paths)]
         mapped = self.mapped.get(name)
         if mapped is None:
             return [self.of(name, path) for path in paths]
@@ -60,9 +88,8 @@ class LocalPaths:
             real = Path()
         if real.is_absolute() and any(real.is_relative_to(root) for root in self.roots):
             return str(real)
-        roots = ", ".join(map(str, self.roots)) or "there are none"
         raise EvaluationError(
-            f"{name}: the run's {path!r} is not in a folder that this worker may read ({roots})",
+            f"{name}: the run's {path!r} is {self._not_allowed}",
             f"start it with --path {name}=PATH, or with --root FOLDER",
             kind="infrastructure",
         )

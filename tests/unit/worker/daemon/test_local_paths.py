@@ -104,6 +104,29 @@ def test_every_path_of_a_run_is_checked(models: Path) -> None:
     assert prepared(run, roots=(models,)).prompts == f"{models}/prompts.jsonl"
 
 
+def test_all_paths_that_are_wanted_are_named_at_once(models: Path) -> None:
+    names = ("thinking", "instruct", "sums", "prompts")
+    with pytest.raises(EvaluationError, match="there are none") as caught:
+        prepared(real_run(models), roots=(), paths={})
+    assert caught.value.message.startswith(f"{', '.join(names)}: the run's paths are not in")
+    assert caught.value.kind == "infrastructure"
+    flags = " ".join(f"--path {name}=PATH" for name in names)
+    assert caught.value.hint == f"start it with {flags}, or with --root FOLDER"
+
+
+def test_a_misspelt_name_of_a_path_is_told(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = real_run(models)
+    misspelt = {"thinking": "/t", "instruct": "/i", "prompts": "/p", "sum": "/s"}
+    with pytest.raises(EvaluationError, match=f"^sums: .*{models}/sums") as caught:
+        prepared(run, roots=(), paths=misspelt)
+    assert caught.value.hint.endswith("--root FOLDER (sum: no name of this run's)")
+    assert prepared(run, roots=None, paths=misspelt).benchmarks == {"sums": (f"{models}/sums",)}
+    assert f"--path sum=...: {run.name} names nothing so" in caplog.text
+    caplog.clear()
+    prepared(run, roots=None, paths={"base": "/b", "sums": "/s"})
+    assert caplog.text == ""
+
+
 def test_a_rehearsal_reads_nothing_and_may_name_anything() -> None:
     assert prepared(run_spec(), "rehearsal", roots=()).sources["thinking"] == "/none/thinking"
 
