@@ -13,7 +13,7 @@ import pytest
 from apbmm_common.errors import EvaluationError
 from apbmm_common.run_file import GenerationSection
 from apbmm_worker.engine.driver import Prompt
-from apbmm_worker.engine.vllm import features
+from apbmm_worker.engine.vllm import features, start_failure
 from apbmm_worker.engine.vllm.backend import VllmBackend
 
 
@@ -92,3 +92,18 @@ def test_a_killed_engine_process_ends_the_step_that_waits_for_it(
     with pytest.raises(EvaluationError, match="engine process died") as failure:
         backend.step()
     assert failure.value.kind == "infrastructure"
+
+
+def test_an_engine_that_does_not_start_is_named_with_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def new_engine(_: Any) -> Any:
+        raise RuntimeError("Engine core initialization failed. See root cause above.")
+
+    monkeypatch.setattr(features, "new_engine", new_engine)
+    monkeypatch.setattr(start_failure, "cause_of", lambda *_: "ValueError: no memory")
+    with pytest.raises(EvaluationError, match="vLLM did not start: ValueError: no memory"):
+        VllmBackend({}, GenerationSection(max_tokens=4, context=16), tmp_path)
+    monkeypatch.setattr(start_failure, "cause_of", lambda *_: "")
+    with pytest.raises(RuntimeError, match="root cause above"):
+        VllmBackend({}, GenerationSection(max_tokens=4, context=16), tmp_path)

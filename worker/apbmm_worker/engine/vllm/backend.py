@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from apbmm_common.errors import EvaluationError
 from apbmm_common.run_file import GenerationSection
 from apbmm_worker.engine.driver import Completion, FinishReason, Prompt
-from apbmm_worker.engine.vllm import features
+from apbmm_worker.engine.vllm import features, start_failure
 from apbmm_worker.merging.planning.plan import TensorPlan
 from apbmm_worker.merging.stream import to_bytes
 
@@ -23,13 +23,14 @@ T = TypeVar("T")
 class VllmBackend:
     """One engine that holds the checkpoint ``first``, and later other merges.
 
-    Raises `EvaluationError` (infrastructure) if it does not hold that checkpoint's weights.
+    Raises `EvaluationError` (infrastructure) if its processes do not start, or if it does not hold
+    that checkpoint's weights.
     """
 
     def __init__(
         self, arguments: dict[str, Any], generation: GenerationSection, first: Path
     ) -> None:
-        self._engine = features.new_engine(arguments)
+        self._engine = _started(arguments)
         features.wake_when_dead(self._engine)
         self._rpc("apbmm_end_with", os.getpid())
         self._generation = generation
@@ -216,6 +217,23 @@ class VllmBackend:
             finish_reason=reason,
             seconds=time.monotonic() - began,
         )
+
+
+def _started(arguments: dict[str, Any]) -> Any:
+    """A new engine. Raises `EvaluationError` with the error of a process that did not start."""
+    since = start_failure.written()
+    try:
+        return features.new_engine(arguments)
+    except Exception as error:
+        cause = start_failure.cause_of(error, since)
+        if not cause:
+            raise
+        raise EvaluationError(
+            f"vLLM did not start: {cause}",
+            "the worker's child.log has all of it; gpu_memory_utilization and arguments in "
+            "[engine], or apbmm-worker --engine-arg, are passed to vLLM",
+            kind="infrastructure",
+        ) from error
 
 
 def _engine_died() -> EvaluationError:
