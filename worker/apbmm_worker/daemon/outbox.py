@@ -29,7 +29,7 @@ class Outbox:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._results: dict[str, Result] = {}
         self._refused: dict[str, Result] = {}
@@ -71,7 +71,7 @@ class Outbox:
             reach("outbox.begin")
             self._write(result)
         except OSError as error:
-            self._refusal = f"the outbox {self._folder} could not be written: {error}"
+            self._refusal = f"the outbox {self.folder} could not be written: {error}"
             self._refused[key] = result
             raise EvaluationError(
                 self._refusal,
@@ -106,7 +106,7 @@ class Outbox:
                 return
             del self._refused[key]
             self._unknown.discard(key)
-        log.info("the outbox %s can be written again", self._folder)
+        log.info("the outbox %s can be written again", self.folder)
 
     def _write(self, result: Result) -> None:
         path = self._path(result.run, result.lease)
@@ -125,7 +125,7 @@ class Outbox:
             os.fsync(file.fileno())
         reach("outbox.synced")
         partial.replace(path)
-        directory = os.open(self._folder, os.O_RDONLY)
+        directory = os.open(self.folder, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
@@ -136,7 +136,7 @@ class Outbox:
         """Stop sending a result that its run's journal does not know; its file is kept."""
         if self._results.pop(_key(run, lease), None) is not None:
             path = self._path(run, lease)
-            log.warning("the master does not know %s; its result stays in %s", lease, self._folder)
+            log.warning("the master does not know %s; its result stays in %s", lease, self.folder)
             try:
                 path.rename(path.with_suffix(".unknown"))
             except FileNotFoundError:  # the disk refused the result
@@ -163,7 +163,7 @@ class Outbox:
         return list(self._results.values())
 
     def _path(self, run: str, lease: str) -> Path:
-        return self._folder / f"{_key(run, lease)}.json"
+        return self.folder / f"{_key(run, lease)}.json"
 
 
 def _stored(table: Any) -> Result:

@@ -72,12 +72,21 @@ class Shutdown:
     def kept(self, run: str) -> tuple[str, ...]:
         """Leases of a run whose results are on disk: the next process of this worker delivers them.
 
-        Results that are in memory alone are lost with this process, which is logged as an error.
+        It is logged where they are, also those of other runs. Results that are in memory alone are
+        lost with this process, which is logged as an error.
         """
         unsaved = self._outbox.unsaved
         if unsaved:
             log.error("lost, neither stored nor delivered: the result of %s", _names(unsaved))
-        return tuple(r.lease for r in self._outbox.of_run(run) if r not in unsaved)[:1024]
+        stored = [result for result in self._outbox.everything() if result not in unsaved]
+        if stored:
+            log.warning(
+                "not delivered yet: the result of %s; it is kept in %s, and delivered when "
+                "this worker is started again (same --name and --state)",
+                _names(stored),
+                self._outbox.folder,
+            )
+        return tuple(result.lease for result in stored if result.run == run)[:1024]
 
 
 def _names(results: Iterable[Result]) -> str:

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from apbmm_common.canonical_json import canonical_hash
 from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.messages import Assign, Evaluated, Failed
+from apbmm_worker.daemon.lease_runner import LeaseRunner
 from apbmm_worker.daemon.outbox import Outbox
 from apbmm_worker.daemon.results import digest_of, make_result
+from apbmm_worker.daemon.shutdown import Shutdown
 from protocol_world import measurement
 from small_disk import fill, small_disk
 
@@ -171,3 +174,16 @@ def test_a_result_that_protocol_2_stored_is_delivered_in_todays_form(tmp_path: P
     metrics = {"accuracy": 0.5, "tokens": 7.5, "truncated": 0.25}
     assert result.body.benchmarks["sums"].metrics == metrics
     assert result.digest == digest_of(result.body)
+
+
+def test_a_worker_that_leaves_says_where_its_results_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = Outbox(tmp_path)
+    shutdown = Shutdown(cast("LeaseRunner", None), outbox)  # which says only when it may leave
+    assert shutdown.kept("r-2") == ()
+    assert caplog.text == ""
+    for run in ("r-1", "r-2"):
+        outbox.put(make_result(assign("e1.1", run), measurement(), 1.0))
+    assert shutdown.kept("r-2") == ("e1.1",)
+    assert f"the result of e1.1 (r-1), e1.1 (r-2); it is kept in {tmp_path}" in caplog.text
