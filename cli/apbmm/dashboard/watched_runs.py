@@ -228,13 +228,16 @@ class WatchedRun:
                     return
                 await asyncio.sleep(PRESENT_SECONDS if self.readers else 2 * PRESENT_SECONDS)
 
-    async def _update(self, told: list[Json] | None) -> None:
-        """Apply published events, or with None read the journal; then tell what has changed."""
+    async def _update(self, told: list[Json] | None, trouble: str = "") -> None:
+        """Apply published events, or with None read the journal; then tell what has changed.
+
+        ``trouble`` is what keeps news away.
+        """
         async with self._lock:
             seq = self.followed.run_state.seq
             try:
                 rows = await asyncio.to_thread(self._compute, told)
-                self.trouble = ""
+                self.trouble = trouble
             except (ApbmmError, InvariantError, OSError, ValueError) as error:
                 self.trouble, rows = str(error), self._rows
         self.updates += 1
@@ -295,8 +298,7 @@ class WatchedMaster(WatchedRun):
                 self._present = {}
                 self._tell("present", {})
                 if str(error) != self.trouble:
-                    self.trouble = str(error)
-                    await self._update([])
+                    await self._update([], str(error))
             else:
                 if self._present["seq"] != last or self.trouble:
                     await self._update(None)

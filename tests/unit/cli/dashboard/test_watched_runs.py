@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from apbmm.dashboard import watched_runs
-from apbmm.dashboard.followed_run import FollowedRun
+from apbmm.dashboard.followed_run import FollowedRun, RemoteRun
 from apbmm.dashboard.watched_runs import WatchedRun, WatchedRuns, key_of
 from apbmm_common.errors import UsageError
+from apbmm_common.protocol import status_requests
 from apbmm_master.journal.storage.store import read_journal
 from apbmm_master.status.event_pages import published
+from commands import free_address
 from written_runs import write_journal, write_run
 
 POINTS = [[0.2, 0.9], [0.6, 0.6], [0.9, 0.1]]
@@ -96,3 +98,27 @@ async def test_trouble_is_told_and_what_was_read_stays(run: Path, tmp_path: Path
     await watched._update(None)
     assert "journal.sqlite" in watched.trouble
     assert await watched.figures("workers")
+
+
+async def test_a_master_that_does_not_answer_is_told_until_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one that demands keys where the dashboard has none."""
+    monkeypatch.setattr(status_requests, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(watched_runs, "ANSWER_SECONDS", 0.1)
+    address = free_address()
+    runs = WatchedRuns([RemoteRun(Path(address), address, address=address)])
+    following = asyncio.create_task(runs.follow())
+    try:
+        stream = runs.stream(None)
+        while not (listed := await told(stream, "runs")) or not listed[0]["updates"]:
+            pass
+        assert listed[0]["trouble"].startswith(f"no master answers at {address} (hint: ")
+        reader: watched_runs.Reader = asyncio.Queue(watched_runs.MOST_WAITING)
+        runs.find(key_of(address)).join(reader)
+        assert json.loads((await reader.get())[1])["summary"]["trouble"] == listed[0]["trouble"]
+        name, data = await reader.get()
+        assert (name, json.loads(data)) == ("present", {}), "asked again, and nothing is new"
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
