@@ -65,6 +65,17 @@ def reached_from_elsewhere(bind: str) -> str:
     return f"tcp://{socket.gethostname()}:{bind.rpartition(':')[2]}"
 
 
+def own_name_replaced(address: str) -> str:
+    """The loopback address in place of one with this host's name; "" for another address.
+
+    A name may be that of several interfaces, so `is_local` does not take it for the loopback's.
+    """
+    found = _TCP.fullmatch(address)
+    if found is None or found["host"] != socket.gethostname():
+        return ""
+    return f"tcp://127.0.0.1:{found['port']}"
+
+
 def needs_ipv6(address: str) -> bool:
     """Whether an address is IPv6, or its host a name that has IPv6 addresses only.
 

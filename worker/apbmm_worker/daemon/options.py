@@ -14,7 +14,7 @@ from pathlib import Path
 from apbmm_common.errors import UsageError
 from apbmm_common.process.home import state_home
 from apbmm_common.process.locks import FileLock, LockHeldError, lock_file
-from apbmm_common.protocol.addresses import is_local, reached_at
+from apbmm_common.protocol.addresses import is_local, own_name_replaced, reached_at
 from apbmm_common.protocol.curve_keys import (
     WORKER_NAME,
     WORKER_NAME_HINT,
@@ -100,10 +100,11 @@ def require_known_master(
     folder = passed_over(given, name)
     missing = f"{folder} has keys, but none for worker {name}" if folder else "there are no keys"
     if not insecure and not local:
+        here = own_name_replaced(master)
         raise UsageError(
             f"the master at {master} is on another host, and {missing}",
             f"{remedy_for(name, folder)}; --keys names the folder of keys, and --insecure goes "
-            "without",
+            "without" + (f"; a master of this host that has no keys is at {here}" if here else ""),
         )
     if folder is not None:
         log.warning(

@@ -133,3 +133,11 @@ def test_other_hosts_reach_a_master_by_its_hosts_name(bind: str) -> None:
     with pytest.raises(UsageError, match="every address of a host") as caught:
         require_known_master("w", bind, None, None, insecure=True)
     assert reached_at(bind) in caught.value.hint
+
+
+def test_a_master_of_this_host_by_its_name_is_told_its_loopback_address() -> None:
+    for host, told in ((socket.gethostname(), True), ("hostZ.example", False)):
+        with pytest.raises(UsageError, match="on another host") as caught:
+            require_known_master("w", f"tcp://{host}:5711", "none", None, insecure=False)
+        said = caught.value.hint.endswith("that has no keys is at tcp://127.0.0.1:5711")
+        assert said is told
