@@ -152,8 +152,10 @@ class MasterLink:
                 "is that the address of an apbmm master, and does it demand a key (--keys)?",
             )
         return (
-            "it closes every connection before it has proved who it is: another master?",
-            f"copy the master's master.key to {self._keys.folder} again",
+            "it closes every connection before it has proved who it is: another master, or one "
+            "that was started without keys?",
+            f"copy the master's master.key to {self._keys.folder} again, or start the master with "
+            "--keys; its terminal says which",
         )
 
     def close(self) -> None:
