@@ -191,6 +191,7 @@ def test_with_keys_the_workers_need_theirs(tmp_path: Path) -> None:
     everywhere = free_address().replace("127.0.0.1", "0.0.0.0")
     served = run("apbmm", *arguments, "--bind", everywhere)
     assert served.returncode == 0, served.stderr
+    assert "workers of other hosts join by: apbmm-worker --gpu rehearsal" in served.stdout
 
 
 def test_what_the_master_refuses_starts_no_worker(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from apbmm_common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_U
 from apbmm_common.process.known_runs import JOURNAL
 from apbmm_common.process.logs import logs_json, set_up_logging
 from apbmm_common.process.whole_files import write_whole
-from apbmm_common.protocol.addresses import is_local, reached_at
+from apbmm_common.protocol.addresses import is_local, reached_at, reached_from_elsewhere
 from apbmm_common.protocol.curve_keys import NO_KEYS, SECRET, flag_for, master_keys
 from apbmm_common.run_file import EvaluationSection, RunSpec, run_as_toml
 from apbmm_master.beginning import elsewhere
@@ -85,13 +85,16 @@ def run_search(run_file: Path, flags: RunFlags) -> int:
 
     started = () if over else workers
     dashboard = dashboard_port() if flags.dashboard and started else None
-    screen = run_screen(run_dir, started, dashboard) if started and not logs_json() else None
+    joining = joining_in_words(flags.bind, rehearsal=rehearsal)
+    has_screen = bool(started) and not logs_json()
+    screen = run_screen(run_dir, started, dashboard, joining) if has_screen else None
+    said = [] if dashboard is None else [dashboard_in_words(dashboard)]
+    if screen is None:
+        said += [joining] if joining else []
+        said += [] if rehearsal else [_start_in_words(devices, run_dir)]
 
     def announce() -> None:
-        if dashboard is not None and not logs_json():
-            console.print(dashboard_in_words(dashboard), markup=False)
-        if not rehearsal and screen is None and not logs_json():
-            console.print(_start_in_words(devices, run_dir), markup=False)
+        console.print(*said, sep="\n", end="\n" if said else "", markup=False)
 
     options = _master_options(flags, dashboard)
     served = _write_rehearsed(run_dir, spec) if flags.rehearsal else run_file
@@ -233,6 +236,15 @@ def _start_in_words(devices: Sequence[str], run_dir: Path) -> str:
         f"{_in_words(devices)}{each} with an engine of its own that takes a while to start; "
         f"watch with apbmm status {run_dir} --watch"
     )
+
+
+def joining_in_words(bind: str | None, *, rehearsal: bool) -> str:
+    """How workers of other hosts join; "" for a master that only this host reaches."""
+    if bind is None or is_local(bind, "--bind"):
+        return ""
+    gpu = "rehearsal" if rehearsal else "N"
+    address = reached_from_elsewhere(bind) or bind
+    return f"workers of other hosts join by: apbmm-worker --gpu {gpu} --master {address}"
 
 
 def _in_words(devices: Sequence[str]) -> str:

@@ -145,11 +145,15 @@ def dashboard_port() -> int:
 
 
 def run_screen(
-    run_dir: Path, workers: Sequence[LocalWorker], dashboard: int | None = None
+    run_dir: Path,
+    workers: Sequence[LocalWorker],
+    dashboard: int | None = None,
+    joining: str = "",
 ) -> LiveScreen | None:
     """The live view of a run whose processes are about to start; None without a terminal.
 
-    ``dashboard`` is the port of the run's dashboard.
+    ``dashboard`` is the port of the run's dashboard. ``joining`` says how workers of other hosts
+    join.
     """
     console = Console(highlight=False)
     if not has_screen(console):
@@ -165,7 +169,8 @@ def run_screen(
         expected=[worker.name for worker in workers],
         log=run_dir / "master.log",
         hint="Ctrl-C finishes the evaluations in hand and stops; the same command goes on"
-        + ("" if dashboard is None else f"\n{dashboard_in_words(dashboard)}"),
+        + ("" if dashboard is None else f"\n{dashboard_in_words(dashboard)}")
+        + (f"\n{joining}" if joining else ""),
     )
 
 

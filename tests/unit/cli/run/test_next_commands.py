@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from apbmm.check.inspect import inspect
-from apbmm.run.command import next_commands, rehearsal_of
+from apbmm.run.command import joining_in_words, next_commands, rehearsal_of
 from apbmm_common.checkpoint.headers import layer_count
 from apbmm_common.datasets.demo_pair import RUN_FILE, demo_folder
 from apbmm_common.run_file import load_run_file, run_as_toml
@@ -60,3 +61,14 @@ def test_a_run_file_that_is_a_rehearsal_keeps_its_layers() -> None:
     own = found.spec.evaluation.model_copy(update={"kind": "rehearsal", "layers": 7})
     spec = found.spec.model_copy(update={"evaluation": own})
     assert rehearsal_of(spec, {}).evaluation == own
+
+
+def test_how_workers_of_other_hosts_join_is_said_where_they_can() -> None:
+    for alone in (None, "tcp://127.0.0.1:5711", "tcp://[::1]:5711"):
+        assert joining_in_words(alone, rehearsal=False) == ""
+    by = "workers of other hosts join by: apbmm-worker --gpu"
+    here = socket.gethostname()
+    said = joining_in_words("tcp://0.0.0.0:5711", rehearsal=False)
+    assert said == f"{by} N --master tcp://{here}:5711"
+    said = joining_in_words("tcp://hostA:5711", rehearsal=True)
+    assert said == f"{by} rehearsal --master tcp://hostA:5711"
