@@ -125,6 +125,8 @@ class Keys:
     """Workers that the master lets in."""
     workers: tuple[str, ...] = ()
     """Workers whose secret key is here and can be used."""
+    host: str = ""
+    """What the names of this host's workers begin with, where --name gives no other."""
     troubles: tuple[Trouble, ...] = ()
 
 

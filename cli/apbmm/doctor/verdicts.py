@@ -363,7 +363,16 @@ def keys_check(keys: Keys) -> Check:
             f"{keys.folder} holds no secret key",
             "apbmm keys new-master makes a master's, apbmm keys new-worker NAME a worker's",
         )
-    return Check("keys", "ok", f"{'; '.join(said)} ({keys.folder})")
+    found = f"{'; '.join(said)} ({keys.folder})"
+    if not keys.master and not any(name.startswith(f"{keys.host}-") for name in keys.workers):
+        own = f"{keys.host}-gpu0"
+        return Check(
+            "keys",
+            "warning",
+            f"{found}, but workers of this host call themselves {own} and the like",
+            f"start them with --name, or apbmm keys new-worker {own} on the master's host",
+        )
+    return Check("keys", "ok", found)
 
 
 def reach_check(reach: Reach) -> Check:

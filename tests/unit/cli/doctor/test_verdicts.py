@@ -156,6 +156,8 @@ EVERY_VERDICT = [
     (verdicts.keys_check(Keys()), "ok", "none"),
     (verdicts.keys_check(KEYS), "ok", "lets 2 workers in; of gpu-1"),
     (verdicts.keys_check(Keys(FOLDER)), "warning", "holds no secret key"),
+    (verdicts.keys_check(Keys(FOLDER, workers=("b-gpu0",), host="b")), "ok", "of b-gpu0"),
+    (verdicts.keys_check(Keys(FOLDER, workers=("b-gpu0",), host="b.org")), "warning", "b.org-gpu0"),
     (verdicts.keys_check(replace(KEYS, troubles=(TROUBLE,))), "failed", "it cannot be"),
     (verdicts.reach_check(Reach("tcp://a:1")), "ok", "answers"),
     (verdicts.reach_check(Reach("tcp://a:1", "refused")), "failed", "refused"),
