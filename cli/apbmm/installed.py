@@ -16,6 +16,10 @@ ENGINES = {"vllm": ("vllm",)}
 """What an engine needs, by its kind."""
 
 
+MASTER_HINT = "pip install '.[master]', in the folder of apbmm's sources, has all that it needs"
+"""How a command gets what it shares with a master."""
+
+
 def require_installed(purpose: str, packages: Iterable[str], hint: str) -> None:
     """Raise `UsageError` with ``hint`` if a package that ``purpose`` needs is not installed."""
     missing = [name for name in packages if find_spec(name) is None]

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apbmm.installed import require_installed
+from apbmm.installed import MASTER_HINT, require_installed
 from apbmm.results.run_directories import RUNS, find_run, no_run
 from apbmm_common.errors import EXIT_DONE, UsageError
 from apbmm_common.protocol.curve_keys import reader_keys
@@ -90,8 +90,7 @@ def serve_beside_master(run_dir: Path, listening: socket.socket) -> None:
 def _require_installed() -> None:
     """Raise `UsageError` where a package is missing that the dashboard needs."""
     needed = ("altair", "jinja2", "vl_convert", "starlette", "uvicorn", "sse_starlette")
-    hint = "pip install '.[master]', in the folder of apbmm's sources, has all that it needs"
-    require_installed("the dashboard serves charts to a browser", needed, hint)
+    require_installed("the dashboard serves charts to a browser", needed, MASTER_HINT)
 
 
 def _serve(

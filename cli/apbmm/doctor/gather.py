@@ -33,7 +33,7 @@ from apbmm.doctor.facts import (
 from apbmm_common.errors import ApbmmError, RunDirectoryError, UsageError
 from apbmm_common.process.locks import LockHeldError, lock_file
 from apbmm_common.protocol import curve_keys
-from apbmm_worker.daemon.options import default_name
+from apbmm_worker.daemon.options import host_in_names
 
 SECONDS = 3.0
 """How long to wait for a connection."""
@@ -252,8 +252,8 @@ def keys(given: str | None) -> Keys:
         except UsageError as error:
             troubles.append(Trouble(error.message, error.hint))
     allowed = len(list(master.allowed.glob("*" + curve_keys.PUBLIC))) if master else 0
-    host = default_name("cpu").removesuffix("-cpu")
-    return Keys(folder, master is not None, allowed, tuple(workers), host, tuple(troubles))
+    found = (folder, master is not None, allowed, tuple(workers))
+    return Keys(*found, host_in_names(), tuple(troubles))
 
 
 def reach(address: str) -> Reach:

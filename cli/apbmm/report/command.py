@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from apbmm.compare.runs import read_runs
+from apbmm.installed import MASTER_HINT
 from apbmm.results.run_directories import find_run
 from apbmm.results.run_results import RunResults
 from apbmm_common.errors import EXIT_DONE, UsageError
@@ -45,7 +46,7 @@ def write_report(
     except ModuleNotFoundError as error:
         raise UsageError(
             f"a report needs {error.name}, which is not installed",
-            "pip install '.[master]', in the folder of apbmm's sources, has all that it needs",
+            MASTER_HINT,
         ) from error
     written = out or _usual_place(runs, form)
     replaced = written.exists()

@@ -43,6 +43,7 @@ from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.run_directory import unusable
 from apbmm_master.journal.storage.store import read_journal
 from apbmm_master.serve import terminal_of
+from apbmm_master.status.console import worker_of
 from apbmm_worker.daemon.options import default_name
 
 INSTALL_FOR_CARDS = (
@@ -242,9 +243,8 @@ def joining_in_words(bind: str | None, *, rehearsal: bool) -> str:
     """How workers of other hosts join; "" for a master that only this host reaches."""
     if bind is None or is_local(bind, "--bind"):
         return ""
-    gpu = "rehearsal" if rehearsal else "N"
-    address = reached_from_elsewhere(bind) or bind
-    return f"workers of other hosts join by: apbmm-worker --gpu {gpu} --master {address}"
+    joining = worker_of(reached_from_elsewhere(bind) or bind, rehearsal=rehearsal)
+    return f"workers of other hosts join by: {joining}"
 
 
 def _in_words(devices: Sequence[str]) -> str:

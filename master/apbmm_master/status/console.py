@@ -65,9 +65,13 @@ STYLES = {"warning": "yellow", "error": "red"}
 def worker_command(bind: str, *, rehearsal: bool) -> str:
     """How a worker is started for a master that listens on ``bind``, here and on other hosts."""
     elsewhere = reached_from_elsewhere(bind)
-    return f"apbmm-worker --gpu {'rehearsal' if rehearsal else 'N'} --master {reached_at(bind)}" + (
-        f", on other hosts --master {elsewhere}" if elsewhere else ""
-    )
+    here = worker_of(reached_at(bind), rehearsal=rehearsal)
+    return here + (f", on other hosts --master {elsewhere}" if elsewhere else "")
+
+
+def worker_of(master: str, *, rehearsal: bool) -> str:
+    """How a worker is started that reaches its master at this address."""
+    return f"apbmm-worker --gpu {'rehearsal' if rehearsal else 'N'} --master {master}"
 
 
 class RunConsole:

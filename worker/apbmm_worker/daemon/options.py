@@ -149,9 +149,13 @@ def parse_roots(items: Sequence[str], master: str) -> tuple[Path, ...] | None:
 
 def default_name(gpu: str) -> str:
     """A worker's name made of host and card."""
-    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip("._-")[:40] or "host"
     card = gpu if gpu in ("cpu", "rehearsal") else f"gpu{gpu.replace(',', '-')}"
-    return f"{host}-{card}"[:64]
+    return f"{host_in_names()}-{card}"[:64]
+
+
+def host_in_names() -> str:
+    """What the names of this host's workers begin with, where none is given."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip("._-")[:40] or "host"
 
 
 def state_folder(name: str, given: Path | None) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.assessment.estimate_checks import is_audited
+from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.state.evaluations import Attempt, Evaluation
 from apbmm_master.journal.state.run_state import RunState
 
@@ -60,6 +61,11 @@ def measures_in_steps(run_state: RunState) -> bool:
     if not may_estimate(run_state):
         return False
     return answers_of_a_merge(run_state) >= FEWEST_ANSWERS
+
+
+def has_steps(run_state: RunState) -> bool:
+    """Whether merges are measured in steps, or some have paused that are to be completed."""
+    return measures_in_steps(run_state) or run_state.count(EvaluationState.PAUSED) > 0
 
 
 def stops_when_beaten(run_state: RunState, evaluation: Evaluation) -> bool:

@@ -15,6 +15,7 @@ from apbmm_common.run_file import BudgetSection
 from apbmm_master.journal.assessment.first_steps import (
     answers_of_a_merge,
     first_step,
+    has_steps,
     share_in_progress,
     share_of,
 )
@@ -142,9 +143,7 @@ def _least(run_state: RunState) -> float:
     Where merges are stopped the evaluations that are spent are no whole number. With half of one a
     run ends as near to its limit as it can. What is paused takes what is left.
     """
-    assert run_state.spec is not None
-    in_steps = run_state.spec.steps.enabled or run_state.count(EvaluationState.PAUSED)
-    return 0.0 if in_steps else 0.5
+    return 0.0 if has_steps(run_state) else 0.5
 
 
 def room(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from apbmm_master.journal.assessment.first_steps import has_steps
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.scheduling.fleet import Fleet
 from apbmm_master.scheduling.policy.asking import ask_for_vectors
@@ -15,7 +16,7 @@ from apbmm_master.scheduling.policy.given_up import (
 )
 from apbmm_master.scheduling.policy.granted_leases import grant_leases
 from apbmm_master.scheduling.policy.liveness import idle_workers
-from apbmm_master.scheduling.policy.run_end import begin_finishing, finish_run, has_steps
+from apbmm_master.scheduling.policy.run_end import begin_finishing, finish_run
 from apbmm_master.scheduling.policy.situation import Situation
 from apbmm_master.scheduling.policy.standstill import fault_that_ends
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apbmm_common.run_file import RunSpec
-from apbmm_master.journal.assessment.first_steps import measures_in_steps
+from apbmm_master.journal.assessment.first_steps import has_steps
 from apbmm_master.journal.costs.budget import limits, reached, reached_cost, room
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.state.run_state import RunState
@@ -98,11 +98,6 @@ def _is_finished(run_state: RunState, situation: Situation) -> bool:
     if any(e.estimate is None for e in run_state.of_state(EvaluationState.PAUSED)):
         return False  # they are decided on once they are estimated
     return next_to_complete(run_state, situation.paused, (), situation.measured) is None
-
-
-def has_steps(run_state: RunState) -> bool:
-    """Whether merges are measured in steps, or some have paused that are to be completed."""
-    return measures_in_steps(run_state) or run_state.count(EvaluationState.PAUSED) > 0
 
 
 def begin_finishing(run_state: RunState, situation: Situation, kept: Kept) -> BeginFinishing | None:
