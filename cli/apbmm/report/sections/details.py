@@ -9,6 +9,7 @@ from apbmm.report.document import ReportSection, ReportTable
 from apbmm.report.names import Names
 from apbmm.results.run_results import RunResults
 from apbmm_common import __version__
+from apbmm_common.protocol.messages import Evaluated
 from apbmm_master.journal.events import EpochStarted, WorkerJoined
 from apbmm_master.journal.lifecycle import AttemptState, EvaluationState
 
@@ -87,10 +88,19 @@ def _flat(table: Mapping[str, Any], names: Names, prefix: str = "") -> Iterator[
 
 
 def _processes(results: RunResults, names: Names) -> Iterator[tuple[str, str, str, str]]:
+    """Masters and workers as they joined, then the engines that gave results."""
     for record in results.records:
         match record.event:
             case EpochStarted() as event:
-                yield "master", names.host(event.host), "", ""
+                yield "master", names.host(event.host), "", _listed(event.versions)
             case WorkerJoined() as event:
-                versions = ", ".join(f"{name} {v}" for name, v in sorted(event.versions.items()))
-                yield names.worker(event.worker), names.host(event.host), event.gpu, versions
+                host, versions = names.host(event.host), _listed(event.versions)
+                yield names.worker(event.worker), host, event.gpu, versions
+    for evaluation in results.evaluations:
+        body = results.run_state.evaluations[evaluation.id].body
+        if isinstance(body, Evaluated) and (found := body.engine.get("versions")):
+            yield f"engine of {names.worker(evaluation.worker)}", "", "", _listed(found)
+
+
+def _listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

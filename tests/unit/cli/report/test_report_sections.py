@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from apbmm.report.document import Document, ReportSection
@@ -10,10 +11,11 @@ from apbmm.report.run_report import run_document
 from apbmm.report.sections.confirmation import confirmation_section
 from apbmm.results.confirmation import Confirmation, ConfirmedMerge
 from apbmm.results.run_results import read_results
-from apbmm_common.protocol.messages import Failed
-from apbmm_master.journal.storage.store import Journal
+from apbmm_common.protocol.messages import Evaluated, Failed
+from apbmm_master.journal.events import AnyEvent, EpochStarted, Record, ResultRecorded
+from apbmm_master.journal.storage.store import Journal, read_journal
 from protocol_world import World
-from written_runs import write_run
+from written_runs import write_journal, write_run
 
 NOT_FINITE = "weights are not finite <script>alert(1)</script>"
 POINTS = [[0.2, 0.9], [0.1, 0.8], [0.6, 0.6], [0.9, 0.1]]
@@ -95,6 +97,28 @@ def test_settings_and_versions_are_those_of_the_journal(tmp_path: Path) -> None:
     assert found["budget.evaluations"] == "4"
     assert digests.rows == (("rehearsal", "d"),)
     assert processes.rows == (("master", "host1", "", ""), ("a", "host1", "0", ""))
+
+
+def test_versions_of_master_and_engines_stand_in_the_report(tmp_path: Path) -> None:
+    def told(record: Record) -> Record:
+        event: AnyEvent = record.event
+        if isinstance(event, EpochStarted):
+            event = event.model_copy(update={"versions": {"botorch": "0.18.1"}})
+        elif isinstance(event, ResultRecorded) and isinstance(event.body, Evaluated):
+            engine = {"versions": {"vllm": "0.32.0", "torch": "2.13.0"}}
+            event = event.model_copy(
+                update={"body": event.body.model_copy(update={"engine": engine})}
+            )
+        return replace(record, event=event)
+
+    records = read_journal(write_run(tmp_path / "as_written", POINTS))
+    folder = write_journal(tmp_path / "told", [told(record) for record in records])
+    *_, processes = section(run_document(read_results(folder)), "Settings and versions").tables
+    assert processes.rows == (
+        ("master", "host1", "", "botorch 0.18.1"),
+        ("a", "host1", "0", ""),
+        ("engine of a", "", "", "vllm 0.32.0, torch 2.13.0"),
+    )
 
 
 def test_search_and_confirmed_figures_stand_side_by_side(tmp_path: Path) -> None:
