@@ -89,7 +89,8 @@ def _limit(kind: Literal["min", "max"], text: str) -> Limit:
     except ValueError:
         number = math.nan
     if not (found and name and math.isfinite(number)):
-        raise UsageError(f"--{kind} {text}: not NAME=VALUE", f"as in --{kind} accuracy=0.6")
+        example = "accuracy=0.6" if kind == "min" else "tokens=3000"
+        raise UsageError(f"--{kind} {text}: not NAME=VALUE", f"as in --{kind} {example}")
     return Limit(name, kind, number)
 
 

@@ -128,9 +128,9 @@ def _head(results: RunResults, choice: Choice) -> Iterator[str]:
     if choice.preference.limits:
         yield f"limits: {', '.join(map(limit_in_words, choice.preference.limits))}"
     if chosen is None:
-        yield f"nothing fits: {choice.reason}; the nearest:"
         for name in choice.references_within:
-            yield f"{name} itself is within them"
+            yield f"{name} itself is within the limits"
+        yield f"nothing fits: {choice.reason}; the nearest:"
         return
     yield f"{chosen.id}: {choice.reason}"
     for name in results.references:

@@ -62,8 +62,9 @@ def _fixed(results: RunResults, each: EvaluationResult) -> Iterator[tuple[str, A
     yield "rehearsal", results.rehearsal
     yield "evaluation", each.id
     yield "state", str(each.state)
+    yield "breaks", ", ".join(each.breaks)
     for column in EVALUATION:
-        if column.name not in ("run", "rehearsal", "evaluation", "state"):
+        if column.name not in ("run", "rehearsal", "evaluation", "state", "breaks"):
             yield column.name, getattr(each, column.name)
 
 

@@ -57,6 +57,15 @@ def test_rows_hold_the_journals_figures(folder: Path) -> None:
     assert e0001["rehearsal"] is True
 
 
+def test_a_merge_that_breaks_a_limit_says_which(tmp_path: Path) -> None:
+    limited = write_run(tmp_path, [(0.6, 0.7), (0.9, 0.2)], at_most={"tokens": 550})
+    rows = evaluation_table(read_results(limited)).rows
+    assert [(row["breaks"], row["on_front"]) for row in rows[-2:]] == [
+        ("", True),
+        ("tokens ≤ 550.0", False),
+    ]
+
+
 def test_a_row_for_each_answer(folder: Path) -> None:
     table = outcome_table(read_results(folder))
     assert [column.name for column in table.columns] == [column.name for column in OUTCOME]
