@@ -394,9 +394,11 @@ def test_the_engine_s_error_ends_the_evaluation_and_not_the_process(
     assert engine.aborted.is_set()
 
     first = client.process_id
-    found = client.evaluate(Oracle(source), tmp_path / "out", lambda *_: None)
-    assert client.process_id == first
-    assert found.benchmarks["gsm8k"].metrics["accuracy"] == 0.5
+    client._start()  # as beside a report that lasts: nothing waits for it while the first is idle
+    for _ in range(2):
+        found = client.evaluate(Oracle(source), tmp_path / "out", lambda *_: None)
+        assert client.process_id == first
+        assert found.benchmarks["gsm8k"].metrics["accuracy"] == 0.5
 
 
 def test_a_benchmark_may_ask_again_after_an_answer(

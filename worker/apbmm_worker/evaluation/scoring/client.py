@@ -90,7 +90,7 @@ class ScoringClient:
     def process_id(self) -> int | None:
         """The id of the process that the next evaluation takes; None where it starts one."""
         with self._lock:
-            return next((process.id for process in self._idle), None)
+            return _next(self._idle).id if self._idle else None
 
     def benchmarks(self) -> tuple[AskedBenchmark, ...]:
         """The prepared benchmarks.
@@ -242,7 +242,8 @@ class ScoringClient:
         if is_needed:
             self._start()
         with self._lock:
-            process = self._idle.pop(0)
+            process = _next(self._idle)
+            self._idle.remove(process)
             self._busy.append(process)
         try:
             if process.questions is None and process.prepared() != self._benchmarks:
@@ -266,6 +267,11 @@ def _by_life(
     """Those that run, and those that have died."""
     alive = [process for process in processes if process.alive]
     return alive, [process for process in processes if process not in alive]
+
+
+def _next(idle: Sequence[ScoringProcess]) -> ScoringProcess:
+    """One that has its questions; otherwise the first, which is waited for."""
+    return next((process for process in idle if process.questions is not None), idle[0])
 
 
 def _as_texts(places: Places) -> tuple[str, ...]:
