@@ -35,6 +35,7 @@ from apbmm_master.journal.run_start.resume import changed
 from apbmm_master.search.pareto import contributions, front, hypervolume, spacing
 from apbmm_master.search.reference_scaling import objective_vector
 
+INVENTED = " (a rehearsal invents its measurements by seed and layers)"
 Points = list[tuple[float, ...] | None]
 """Objectives of merges; None for one that breaks a constraint."""
 
@@ -169,7 +170,8 @@ def require_comparable(runs: Sequence[RunResults]) -> None:
             ours, theirs = ({**meaning, "contents": {}} for meaning in (ours, theirs))
         keys = sorted(changed(ours, theirs))
         if keys:
-            faults.append(f"{other.label} differs from {first.label} in {', '.join(keys)}")
+            named = (f"{key}{INVENTED if key == 'contents.rehearsal' else ''}" for key in keys)
+            faults.append(f"{other.label} differs from {first.label} in {', '.join(named)}")
     if faults:
         raise UsageError(
             "objectives of these runs do not mean the same:\n" + "\n".join(faults),

@@ -123,6 +123,14 @@ def with_digests(found: RunResults, digests: dict[str, str]) -> RunResults:
     return found
 
 
+def test_rehearsals_of_other_seeds_are_refused_with_the_reason(tmp_path: Path) -> None:
+    runs = read_runs([write_run(tmp_path / name, [[0.5, 0.5]]) for name in ("one", "two")])
+    for run, digest in zip(runs, "ab", strict=True):
+        with_digests(run, {"rehearsal": digest})
+    with pytest.raises(UsageError, match=r"contents\.rehearsal \(a rehearsal invents .* by seed"):
+        compare(runs)
+
+
 def test_other_contents_are_refused_and_another_base_is_told(tmp_path: Path) -> None:
     one, two = (write_run(tmp_path / name, [[0.5, 0.5]]) for name in ("one", "two"))
     contents = {"thinking": "t", "instruct": "i", "base": "i", "benchmark.sums": "q"}
