@@ -3,10 +3,8 @@
     python -m benchmarks.real_merges.replayed_schedules STORE --out OUT [--gantt FILE.svg]
 
 STORE is one of `searches.py`. The merges of each of its campaigns are evaluated in their order
-on simulated workers. Their answers' lengths are real: the tokens of every question, times 300,
-which makes a thinking source of 33 tokens one of 10,000. An engine answers in order, so many at
-once, a decode step takes 10 ms and 0.7 ms for each answer in it, and a merge is loaded in 60 s.
-Proposals take no time.
+on simulated workers, for as long as a GPU would take for the tokens of their real answers
+(`evaluation_time`). Proposals take no time.
 
 - `asynchronous`: a free worker takes the next merge, but the initial design is waited for (AP-BMM);
 - `no waiting`: nor is the initial design waited for (`ap-bmm-plus`);
@@ -34,14 +32,13 @@ import numpy.typing as npt
 from apbmm.report.charts.drawing import Chart, ReportFigure, draw
 from apbmm.report.charts.run_charts import gantt_chart
 from apbmm.report.data.progress import Span, Timeline
-from benchmarks.partial_answers.simulated_answers import engine_step
-from benchmarks.partial_answers.stepped_campaigns import HOT_LOAD
-from benchmarks.real_merges.evaluations import Evaluation, Evaluations
+from benchmarks.real_merges.evaluation_time import LANES, seconds_of
+from benchmarks.real_merges.evaluations import Evaluations
 from benchmarks.real_merges.searches import CAMPAIGNS, INITIAL, lines_of
 from benchmarks.tables import half_width, made_by, markdown
 
 Array = npt.NDArray[np.float64]
-WORKERS, LANES, SCALE = 4, (12, 64), 300.0
+WORKERS = 4
 SCHEDULES = ("asynchronous", "no waiting", "synchronous")
 
 
@@ -104,12 +101,6 @@ def gantt(seconds: Sequence[float]) -> Chart:
     ]
     drawn: alt.VConcatChart = alt.vconcat(*charts).resolve_scale(x="shared")
     return drawn
-
-
-def seconds_of(found: Evaluation, lanes: int) -> float:
-    """How long an engine that answers so many questions at once takes for a merge."""
-    tokens = np.concatenate([np.array(benchmark.tokens) for benchmark in found.values()]) * SCALE
-    return HOT_LOAD + engine_step(tokens, lanes, len(tokens)).seconds
 
 
 def rows_of(durations: Sequence[Sequence[float]]) -> list[list[str]]:

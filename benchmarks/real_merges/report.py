@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.stats import wilcoxon
 
 from apbmm_master.search.pareto import contributions, front, hypervolume, spacing
+from benchmarks.real_merges.evaluation_time import LANES
 from benchmarks.real_merges.evaluations import Asked
 from benchmarks.tables import half_width, made_by, markdown
 
@@ -25,18 +26,21 @@ PREAMBLE = """\
 Real merges of the pair of run `{pair}` by vLLM on a CPU and EvalScope, {sample} questions of each
 benchmark, campaigns of 8 + 32 evaluations (grids: 80), one after another; see
 `benchmarks/real_merges/searches.py`. Hypervolume of the objectives of Eq. 2 as measured on these
-questions, above (-0.2, -0.2); `trajectory` is its mean over the evaluations after the eighth,
-`tokens` are all that a campaign generated. Spacing and front (its size) are those of all merges of
-a campaign. Contribution is a method's share of the front pooled over all methods of the table. The
-first two tables are of the seeds of `{first}` that most methods have run, and of the methods that
-have run all of these. Confirmed is the hypervolume of a campaign's front when its merges answer
+questions, above (-0.2, -0.2); `trajectory` is its mean over the evaluations after the eighth.
+`tokens` are all that a campaign generated, `GPU-hours` what a GPU that answers {lanes} questions at
+once would take for answers 300 times as long (`evaluation_time`). Spacing and front (its size) are
+those of all merges of a campaign. Contribution is a method's share of the front pooled over all
+methods of the table. Confirmed is the hypervolume of a campaign's front when its merges answer
 questions that the search did not ask. The merges of all campaigns together, {merges} of them, have
 a hypervolume of {pooled:.3f}.
 
+The first three tables are of the seeds of `{first}` and of the methods that have run all of
+these. In the second each campaign of a seed ends when the cheapest of them has ended, by GPU-hours.
+
 Differences are paired by seed, with 95 % intervals (Student's t), Wilcoxon's p and Holm's
-correction over the table. At equal tokens: those of the cheaper campaign of each pair. The last
-column is the median number of evaluations after which `{first}` has the other's final
-hypervolume.
+correction over the table. At equal tokens and at equal GPU-hours: those of the cheaper campaign of
+each pair. `{first}` reaches the other's final hypervolume with so many evaluations, and with such a
+share of the other's GPU-hours (medians).
 """
 SEEDLESS = 0
 """The seed of campaigns that have none: they are paired with every seed."""
@@ -46,13 +50,15 @@ SEEDLESS = 0
 class Curve:
     """What a campaign reached.
 
-    Its objectives (n, 2), the hypervolume after each evaluation (n,), all tokens generated until
-    then (n,), and the hypervolume of its front on further questions, if that was measured.
+    Its objectives (n, 2), the hypervolume after each evaluation (n,), all tokens generated and all
+    GPU-hours used until then (n,), and the hypervolume of its front on further questions, if that
+    was measured.
     """
 
     points: Array
     volumes: Array
     tokens: Array
+    hours: Array
     confirmed: float | None = None
 
     @classmethod
@@ -64,23 +70,35 @@ class Curve:
             points,
             np.array(volumes),
             np.cumsum(campaign["tokens"]).astype(np.float64),
+            np.cumsum(campaign["seconds"]) / 3600.0,
             hypervolume(np.array(confirmed), REFERENCE) if len(confirmed) else None,
         )
 
     @property
+    def final(self) -> float:
+        """The hypervolume at the end, 0 without any evaluation."""
+        return float(self.volumes[-1]) if len(self.volumes) else 0.0
+
+    @property
     def trajectory(self) -> float:
         """Mean hypervolume over the evaluations after the initial design."""
-        return float(self.volumes[INITIAL:].mean())
+        later = self.volumes[INITIAL:]
+        return float(later.mean()) if len(later) else self.final
 
-    def within(self, tokens: float) -> float:
-        """Hypervolume of the evaluations that so many tokens are enough for."""
-        count = int(np.searchsorted(self.tokens, tokens, side="right"))
-        return float(self.volumes[count - 1]) if count else 0.0
+    def until(self, spent: Array, limit: float) -> Curve:
+        """Its evaluations that the limit is enough for, of which `spent` (n,) are used up by each.
 
-    def reaches(self, volume: float) -> float:
-        """After how many evaluations the hypervolume is at least this; infinite if it never is."""
+        Its front is another one then, which was not confirmed.
+        """
+        count = int(np.searchsorted(spent, limit, side="right"))
+        kept = self.points, self.volumes, self.tokens, self.hours
+        points, volumes, tokens, hours = (each[:count] for each in kept)
+        return Curve(points, volumes, tokens, hours)
+
+    def reaches(self, volume: float) -> int | None:
+        """After how many evaluations the hypervolume is at least this, if it ever is."""
         found = np.flatnonzero(self.volumes >= volume)
-        return float(found[0] + 1) if len(found) else float("inf")
+        return int(found[0]) + 1 if len(found) else None
 
 
 Curves = dict[str, dict[int, Curve]]
@@ -93,7 +111,7 @@ def write_report(
     out: Path,
     first: str = FIRST,
 ) -> None:
-    """`OUT.md` with the tables, `OUT.json` with objectives and tokens of every evaluation.
+    """`OUT.md` with the tables, `OUT.json` with objectives and costs of every evaluation.
 
     `confirmed` holds the objectives of fronts on further questions, `asked` what was asked. The
     differences are those of `first` from the others.
@@ -108,12 +126,15 @@ def write_report(
             merges=len(every),
             pooled=hypervolume(every, REFERENCE),
             first=first,
+            lanes=LANES[-1],
         )
     )
     everywhere = complete(curves, first)
-    parts += [means(everywhere), trajectories(everywhere), differences(curves, first)]
+    parts += [means(everywhere), means(at_equal_hours(everywhere)), trajectories(everywhere)]
+    parts.append(differences(curves, first))
     out.with_suffix(".md").write_text("\n".join(parts))
-    kept = [{name: c[name] for name in ("method", "seed", "y", "tokens")} for c in campaigns]
+    names = ("method", "seed", "y", "tokens", "seconds")
+    kept = [{name: campaign[name] for name in names} for campaign in campaigns]
     lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in kept)
     out.with_suffix(".json").write_text(f"[\n{lines}\n]\n")
 
@@ -131,30 +152,32 @@ def by_method(
 
 
 def complete(curves: Curves, first: str = FIRST) -> Curves:
-    """The methods that have run the usual seeds, and those without seeds.
-
-    The usual ones are those of the first method that half of the others have run as well.
-    """
-    others = [set(runs) for method, runs in curves.items() if method != first]
-    seeded = [seeds for seeds in others if seeds != {SEEDLESS}]
-    usual = {
-        seed
-        for seed in curves.get(first, {})
-        if sum(seed in seeds for seeds in seeded) >= len(seeded) / 2
-    }
+    """The methods that have run all seeds of the first one, and those without seeds."""
+    wanted = set(curves.get(first, {}))
     return {
         method: runs
         for method, runs in curves.items()
-        if set(runs) in ({SEEDLESS}, usual | set(runs))
+        if set(runs) == {SEEDLESS} or wanted <= set(runs)
     }
+
+
+def at_equal_hours(curves: Curves) -> Curves:
+    """Of the seeds that all methods have: until the cheapest campaign of the seed has ended."""
+    found: Curves = {method: {} for method in curves}
+    for seed in common_seeds(curves):
+        group = {method: runs.get(seed) or runs[SEEDLESS] for method, runs in curves.items()}
+        least = min(float(run.hours[-1]) for run in group.values())
+        for method, run in group.items():
+            found[method][seed] = run.until(run.hours, least)
+    return found
 
 
 def means(curves: Curves) -> str:
     """The means of each method over the seeds that all of them have."""
     rows = [
         [
-            "method", "runs", "hypervolume", "trajectory", "Spacing", "front", "contribution",
-            "tokens", "confirmed",
+            "method", "runs", "evaluations", "hypervolume", "trajectory", "Spacing", "front",
+            "contribution", "tokens", "GPU-hours", "confirmed",
         ]
     ]  # fmt: skip
     shares = contribution_shares(curves)
@@ -164,12 +187,14 @@ def means(curves: Curves) -> str:
             [
                 f"`{method}`",
                 str(len(runs)),
-                f"{np.mean([run.volumes[-1] for run in runs]):.3f}",
+                f"{np.mean([len(run.volumes) for run in runs]):.1f}",
+                f"{np.mean([run.final for run in runs]):.3f}",
                 f"{np.mean([run.trajectory for run in runs]):.3f}",
                 f"{np.mean([spacing(run.points) for run in runs]):.3f}",
                 f"{np.mean([len(front(run.points)) for run in runs]):.1f}",
                 f"{shares[method]:.2f}",
                 f"{np.mean([run.tokens[-1] for run in runs]):,.0f}",
+                f"{np.mean([run.hours[-1] for run in runs]):.2f}",
                 f"{np.mean(confirmed):.3f} ({len(confirmed)})" if confirmed else "",
             ]
         )
@@ -199,7 +224,7 @@ def by_hypervolume(curves: Curves) -> dict[str, list[Curve]]:
         for method, runs in curves.items()
     }
     found = {method: runs for method, runs in found.items() if runs}
-    final = {method: np.mean([run.volumes[-1] for run in runs]) for method, runs in found.items()}
+    final = {method: np.mean([run.final for run in runs]) for method, runs in found.items()}
     return {method: found[method] for method in sorted(found, key=lambda name: -final[name])}
 
 
@@ -216,11 +241,12 @@ def differences(curves: Curves, first: str) -> str:
     """Paired differences of the first method from each other one, positive where it is ahead."""
     head = [
         f"`{first}` minus", "pairs", "at equal evaluations", "p", "p (Holm)", "ahead in",
-        "trajectory", "at equal tokens", "reaches its end with", "confirmed",
+        "trajectory", "at equal tokens", "at equal GPU-hours", "reaches its end with",
+        "of its GPU-hours", "confirmed",
     ]  # fmt: skip
     found = {method: pairs_of(curves, first, method) for method in curves if method != first}
     found = {method: pairs for method, pairs in found.items() if len(pairs) > 1}
-    deltas = {method: np.array([a.volumes[-1] - b.volumes[-1] for a, b in pairs])
+    deltas = {method: np.array([a.final - b.final for a, b in pairs])
               for method, pairs in found.items()}  # fmt: skip
     p = {method: signed_rank(delta) for method, delta in deltas.items()}
     corrected = holm(p)
@@ -228,18 +254,38 @@ def differences(curves: Curves, first: str) -> str:
     for method, pairs in found.items():
         delta = deltas[method]
         trajectory = np.array([a.trajectory - b.trajectory for a, b in pairs])
-        ends = [min(a.tokens[-1], b.tokens[-1]) for a, b in pairs]
-        equal = np.array([a.within(t) - b.within(t) for (a, b), t in zip(pairs, ends, strict=True)])
-        reached = np.median([a.reaches(b.volumes[-1]) for a, b in pairs])
+        evaluations, share = reached(pairs)
         rows.append(
             [
                 f"`{method}`", str(len(pairs)), interval(delta), f"{p[method]:.3f}",
                 f"{corrected[method]:.3f}", f"{int((delta > 0).sum())}", interval(trajectory),
-                interval(equal), f"{reached:.0f}" if np.isfinite(reached) else "never",
-                confirmed_difference(pairs),
+                interval(at_equal([(a, a.tokens, b, b.tokens) for a, b in pairs])),
+                interval(at_equal([(a, a.hours, b, b.hours) for a, b in pairs])),
+                evaluations, share, confirmed_difference(pairs),
             ]
         )  # fmt: skip
     return markdown(rows) if len(rows) > 1 else "No method has two pairs yet: no differences.\n"
+
+
+def at_equal(pairs: Sequence[tuple[Curve, Array, Curve, Array]]) -> Array:
+    """Differences (n,) when the cheaper curve of a pair has ended; each beside what it spends."""
+    found = []
+    for ours, our_cost, theirs, their_cost in pairs:
+        limit = min(our_cost[-1], their_cost[-1])
+        ended = ours.until(our_cost, limit), theirs.until(their_cost, limit)
+        found.append(ended[0].final - ended[1].final)
+    return np.array(found)
+
+
+def reached(pairs: Sequence[tuple[Curve, Curve]]) -> tuple[str, str]:
+    """With how many evaluations the other's end is reached, and what share of its GPU-hours."""
+    counts = [ours.reaches(theirs.final) for ours, theirs in pairs]
+    shares = [
+        ours.hours[count - 1] / theirs.hours[-1] if count else np.inf
+        for count, (ours, theirs) in zip(counts, pairs, strict=True)
+    ]
+    count, share = np.median([count or np.inf for count in counts]), np.median(shares)
+    return f"{count:.0f}" if count < np.inf else "never", f"{share:.2f}" if share < np.inf else ""
 
 
 def confirmed_difference(pairs: Sequence[tuple[Curve, Curve]]) -> str:

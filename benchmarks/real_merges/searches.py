@@ -57,6 +57,7 @@ from apbmm_master.search.reference_scaling import (
     objective_variance,
     objective_vector,
 )
+from benchmarks.real_merges.evaluation_time import LANES, seconds_of
 from benchmarks.real_merges.evaluations import Discrepancy, Evaluation, Evaluations, rounded, serve
 from benchmarks.real_merges.peers import PEERS, peer
 from benchmarks.search.campaigns import named_settings
@@ -215,7 +216,7 @@ def importance_variant(measured: Array, variant: str, seed: int) -> Array | None
 
 
 def campaign(name: str, seed: int, evaluations: Evaluations, workers: int = 1) -> dict[str, object]:
-    """Run one search; what it measured, in order: vectors, objectives, tokens."""
+    """Run one search; what it measured, in order: vectors, objectives, tokens, seconds on a GPU."""
     if searched_as(name) and evaluations.asked.grid != name:
         raise SystemExit(f"{name} needs a store of its own: `serve STORE --grid {name}`")
     scale = Scale.of(evaluations)
@@ -248,6 +249,7 @@ def campaign(name: str, seed: int, evaluations: Evaluations, workers: int = 1) -
         "x": vectors,
         "y": objectives,
         "tokens": [generated(each) for each in found],
+        "seconds": [round(seconds_of(each, LANES[-1]), 1) for each in found],
     }
 
 

@@ -63,7 +63,8 @@ class FakeEvaluations:
 def test_a_campaign_begins_with_the_design_of_its_seed_and_is_scaled_by_the_sources() -> None:
     evaluations: Any = FakeEvaluations()
     found: Any = campaign("sobol", 3, evaluations)
-    assert len(found["x"]) == len(found["y"]) == len(found["tokens"]) == BUDGET
+    assert len(found["x"]) == len(found["y"]) == BUDGET
+    assert len(found["tokens"]) == len(found["seconds"]) == BUDGET
     peers = PeerMethod("botorch", 3, LAYERS)
     for x in found["x"][:INITIAL]:
         assert peers.ask() == pytest.approx(np.array(x), abs=1e-6)
@@ -71,7 +72,10 @@ def test_a_campaign_begins_with_the_design_of_its_seed_and_is_scaled_by_the_sour
     for weight, y in ENDS:
         assert scale.objective(fake_outcomes([weight] * LAYERS)) == pytest.approx(np.array(y))
     first = next(iter(scrambled_sobol(LAYERS, 3)))
-    assert found["tokens"][0] == sum(fake_outcomes(first.tolist())["sums"].tokens)
+    tokens = fake_outcomes(first.tolist())["sums"].tokens
+    assert found["tokens"][0] == sum(tokens)
+    # Twenty answers at once: the longest is the last to end, and each is in it until then.
+    assert found["seconds"][0] > 60.0 + 0.010 * max(tokens) * 300
 
 
 def test_several_workers_end_in_the_order_of_their_tokens() -> None:
@@ -218,34 +222,44 @@ def test_fronts_are_confirmed_on_other_questions(tmp_path: Path) -> None:
 
 
 def points(method: str, seed: int, tokens: int, *y: tuple[float, float]) -> dict[str, Any]:
-    return {"method": method, "seed": seed, "y": y, "tokens": [tokens] * len(y)}
+    """A campaign whose GPU takes two minutes for each token."""
+    costs = {"tokens": [tokens] * len(y), "seconds": [120.0 * tokens] * len(y)}
+    return {"method": method, "seed": seed, "y": y, **costs}
 
 
-def test_differences_are_paired_at_equal_evaluations_and_at_equal_tokens(tmp_path: Path) -> None:
+def test_differences_are_paired_at_equal_evaluations_and_at_equal_cost(tmp_path: Path) -> None:
     good, bad = (0.8, 0.8), (0.0, 0.0)
     ours = [points("ap-bmm-plus", seed, 10, *[bad] * 9, good) for seed in (1, 2)]
     cheap = [points("cheap", seed, 5, good, *[bad] * 9) for seed in (1, 2)]
     line = points("uniform", 0, 10, *[bad] * 10)
     curve = Curve.of(ours[0])
     assert curve.trajectory == pytest.approx(0.52)
-    assert (curve.within(99), curve.within(100)) == pytest.approx((0.04, 1.0))
-    assert (curve.reaches(0.5), curve.reaches(1.1)) == (10.0, float("inf"))
+    finals = [curve.until(curve.tokens, tokens).final for tokens in (9, 99, 100)]
+    assert finals == pytest.approx([0.0, 0.04, 1.0])
+    assert curve.until(curve.hours, 1.7).final == pytest.approx(0.04), "five of the ten"
+    assert (curve.reaches(0.5), curve.reaches(1.1)) == (10, None)
     front = {"method": "uniform", "seed": 0, "y": [(0.3, 0.3)]}
     write_report([*ours, *cheap, line], [front], Asked("demo", 12, 60), tmp_path / "found")
     text = (tmp_path / "found.md").read_text()
     # Fifty tokens are all of the cheap method's and half of ours.
     assert "| `cheap` | 2 | +0.000 ± 0.000 | 1.000 | 1.000 | 0 |" in text
-    assert "| -0.960 ± 0.000 | 10 |" in text
+    assert "| -0.960 ± 0.000 | -0.960 ± 0.000 | 10 | 2.00 |" in text
     assert "| `uniform` | 2 | +0.960 ± 0.000 |" in text
-    assert "| 0.250 (1) |" in text
+    whole, equal = text.split("| method | runs |")[1:3]
+    assert "| `uniform` | 1 | 10.0 | 0.040 |" in whole
+    assert "| 0.250 (1) |" in whole
+    assert "| `ap-bmm-plus` | 2 | 5.0 | 0.040 |" in equal
+    assert "| `cheap` | 2 | 10.0 | 1.000 |" in equal
+    assert "| `uniform` | 2 | 5.0 | 0.040 |" in equal
+    assert "0.250 (1)" not in equal.split("\n\n")[0]
     kept = json.loads((tmp_path / "found.json").read_text())
     assert len(kept) == 5
     assert "x" not in kept[0]
 
 
-def test_means_are_of_methods_that_ran_the_usual_seeds_or_have_none() -> None:
-    curve = Curve(np.zeros((1, 2)), np.zeros(1), np.zeros(1))
-    seeds = {"ap-bmm-plus": (101, 102, 111), "more": (101, 102, 103), "fewer": (102,), "none": (0,)}
+def test_means_are_of_methods_that_ran_all_seeds_or_have_none() -> None:
+    curve = Curve(np.zeros((1, 2)), np.zeros(1), np.zeros(1), np.zeros(1))
+    seeds = {"ap-bmm-plus": (101, 102), "more": (101, 102, 103), "fewer": (102,), "none": (0,)}
     curves = {method: dict.fromkeys(found, curve) for method, found in seeds.items()}
     assert list(complete(curves)) == ["ap-bmm-plus", "more", "none"]
 
