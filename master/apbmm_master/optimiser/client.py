@@ -324,6 +324,7 @@ def search_arguments(run_state: RunState) -> SearchArguments:
     assert spec is not None
     space, budget = run_state.space, spec.budget.evaluations
     ends, noise = _ends(run_state, spec)
+    in_part = spec.steps.in_part or run_state.count(EvaluationState.PAUSED, EvaluationState.STOPPED)
     return SearchArguments(
         name=spec.algorithm.name,
         dimensions=space.dimensions,
@@ -331,10 +332,9 @@ def search_arguments(run_state: RunState) -> SearchArguments:
         constraints=len(spec.constraints),
         seed=spec.seed,
         # The search counts everything that it is told, also what was learnt from another run.
-        # Where merges are measured in part, a vector is less than an evaluation.
-        budget=None
-        if budget is None or spec.steps.in_part
-        else budget + len(run_state.learning.evaluations),
+        # Where merges are measured in part, or some were before the run file said otherwise, a
+        # vector is less than an evaluation.
+        budget=None if budget is None or in_part else budget + len(run_state.learning.evaluations),
         initial=spec.budget.initial,
         workers=spec.algorithm.batch,
         reference_point=spec.hypervolume_reference,

@@ -129,8 +129,9 @@ class OutcomeBook:
             return
         for name, rows in read_rows(request.run_dir, new, paused):
             if name in paused:
-                # Without rows it has its result since, and is not asked for again.
-                if rows:
+                # One whose rows are gone has its result since, and is not asked for again. One that
+                # has answered nothing never had any.
+                if rows or not answered[name]:
                     self._partial[name] = self._tables(rows)
                     self._answered[name] = answered[name]
                     self._estimates.pop(name, None)

@@ -27,6 +27,7 @@ from apbmm_master.journal.events import (
     ResultRecorded,
     RunStarted,
     SourcesVerified,
+    SpecChanged,
     Stopped,
 )
 from apbmm_master.journal.state.run_state import RunState
@@ -50,6 +51,7 @@ from apbmm_master.optimiser.process import (
     EstimateRequest,
     OptimiserSession,
     PastTell,
+    replayed_search,
 )
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.partial_answers.outcome_estimates import (
@@ -247,6 +249,22 @@ def test_a_merge_that_went_on_and_was_beaten_is_estimated_from_all_its_answers(
     assert grown["p"]["sums"]["tokens"][1] < first["p"]["sums"]["tokens"][1]
 
 
+def test_a_merge_that_was_beaten_before_it_answered_anything_is_estimated_from_others(
+    tmp_path: Path,
+) -> None:
+    """By scores that the master kept of an attempt whose answers it could not give to the next."""
+    run = Run(tmp_path)
+    run.begin("e0", "e1")
+    run.propose("p", (0.3,) * LAYERS)
+    run.lease("p", 1)
+    run.add(Beaten(evaluation="p", lease="p.1", reason="beaten"))
+    run.pause("p", answered=0, cut=0)
+    run.add(Stopped(evaluation="p", reason="beaten"))
+    found = run.estimates()
+    assert list(found) == ["p"], "without an estimate the search would not be asked again"
+    assert found["p"]["sums"]["accuracy"][1] > 0.0
+
+
 def test_a_merge_that_was_done_before_its_rows_were_read_has_no_estimate(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.pause_new("p0", "p1")
@@ -413,6 +431,16 @@ def test_steps_do_not_end_a_method_with_as_many_vectors_as_evaluations(tmp_path:
     run = Run(tmp_path)
     assert run.spec.budget.evaluations == 4
     assert search_arguments(run.run_state).budget is None
+
+
+def test_nor_do_steps_that_were_taken_before_the_run_file_said_otherwise(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.begin("e0")
+    run.pause_new("p0", "p1", "p2")
+    whole = world_spec(steps={"enabled": False, "stop_beaten": False})
+    run.add(SpecChanged(spec=whole.model_dump(mode="json"), keys=("steps.enabled",)))
+    search = replayed_search(search_arguments(run.run_state), history_of(run.run_state))
+    assert not search.exhausted, "of four evaluations two are spent"
 
 
 def test_a_method_that_is_not_told_outcomes_has_what_was_journaled(tmp_path: Path) -> None:
