@@ -300,10 +300,13 @@ class Search(ABC):
         return batch.vectors[batch.served : batch.served + room]
 
     def _open_batch(self, state: SearchState) -> _Batch:
-        """The batch in progress, or a new one, no larger than the rest of the budget."""
+        """The batch in progress, or a new one.
+
+        It may be larger than the rest of the budget, which a resumed run may have raised: a batch
+        of another size would have other vectors, and some might be near to those of the first one.
+        """
         if self._batch is None or self._batch.is_served:
-            size = min(self.batch or 1, self._left())
-            self._batch = _Batch(state, size)
+            self._batch = _Batch(state, self.batch or 1)
         return self._batch
 
     def _record(self, vectors: Sequence[Array]) -> None:

@@ -250,6 +250,24 @@ def test_a_synchronous_batch_is_fixed_and_a_barrier(name: str) -> None:
     assert len(search.ask(5)) == 3
 
 
+def test_a_batch_that_the_budget_cut_goes_on_once_that_is_raised(name: str) -> None:
+    cut = make(name, budget=5)
+    if cut.batch is None:
+        pytest.skip("asynchronous")
+    design = cut.ask(4)
+    for x in design:
+        cut.tell(x, evaluate(x))
+    (first,) = cut.ask(3)
+    raised, whole = make(name), make(name)
+    for search in (raised, whole):
+        search.recall(design)
+        for x in design:
+            search.tell(x, evaluate(x))
+    raised.recall([first])
+    raised.tell(first, evaluate(first))
+    np.testing.assert_array_equal(np.array([first, *raised.ask(3)]), np.array(whole.ask(3)))
+
+
 # The ablations and SIP-BMM share their code for many objectives with these.
 WITH_FIVE = ("ap-bmm", "ap-bmm-plus", "qnehvi", "momm", "moead-cmaes")
 
