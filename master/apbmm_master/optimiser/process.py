@@ -224,13 +224,8 @@ class OptimiserSession:
         Raises `HistoryMismatchError`, `JournalError`, and what the search method raises.
         """
         began = time.perf_counter()
-        search = self._up_to_date(request)
+        search = self.search(request)
         index = sum(len(call.vectors) for call in self._history if isinstance(call, PastAsk))
-        # A synchronous method's batch is computed from what was told when it was opened, which a
-        # replay has to repeat.
-        if request.outcomes is not None and search.batch is None:
-            last = {each.vector: each for each in self._history if isinstance(each, PastTell)}
-            self._tell_noise(search, list(last.values()), request.outcomes)
         pending = [np.array(vector) for vector in request.pending]
         vectors = tuple(tuple(map(float, v)) for v in search.ask(request.count, pending))
         if vectors:
@@ -244,6 +239,16 @@ class OptimiserSession:
             time.perf_counter() - began,
             json_value(asdict(report)) if report is not None else {},
         )
+
+    def search(self, request: AskRequest) -> Search:
+        """The search as a request finds it, before it is asked. Raises what `reply` does."""
+        search = self._up_to_date(request)
+        # A synchronous method's batch is computed from what was told when it was opened, which a
+        # replay has to repeat.
+        if request.outcomes is not None and search.batch is None:
+            last = {each.vector: each for each in self._history if isinstance(each, PastTell)}
+            self._tell_noise(search, list(last.values()), request.outcomes)
+        return search
 
     def _tell_noise(
         self, search: Search, tells: Sequence[PastTell], request: OutcomeRequest

@@ -15,11 +15,12 @@ import numpy as np
 from apbmm.results.figures import STANDARD_ERRORS
 from apbmm.results.run_results import RunResults
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.optimiser.client import history_of, search_arguments
-from apbmm_master.optimiser.process import replayed_search
+from apbmm_master.optimiser.client import ask_outcomes, history_of, search_arguments
+from apbmm_master.optimiser.process import AskRequest, OptimiserSession
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.errors import UnknownAlgorithmError
 from apbmm_master.search.methods import Search, method_class
+from apbmm_master.search.methods.deduplication import find_same
 
 if TYPE_CHECKING:
     from apbmm_master.search.surrogate.gaussian_process import Surrogate
@@ -74,22 +75,27 @@ def fitted_surrogate(results: RunResults) -> Surrogate | None:
         return None
     from apbmm_master.search.methods.bayesian import BayesianSearch
 
-    search = replayed_search(search_arguments(state), history_of(state))
+    outcomes = ask_outcomes(state, results.run_dir)
+    request = AskRequest(search_arguments(state), history_of(state), (), 0, outcomes=outcomes)
+    search = OptimiserSession().search(request)
     return search.surrogate() if isinstance(search, BayesianSearch) else None
 
 
 def calibrations(results: RunResults, surrogate: Surrogate) -> tuple[Calibration, ...]:
-    """Leave-one-out predictions of every merge that the search was told, for each objective."""
-    done = results.merges
+    """Leave-one-out predictions of every merge that is measured in full, for each objective."""
     means, deviations = surrogate.leave_one_out()
+    # The search was told estimates of others between them.
+    rows = [
+        (row, each, each.objectives)
+        for each in results.merges
+        if each.objectives is not None
+        and (row := find_same(surrogate.observed, np.array(each.vector))) is not None
+    ]
     return tuple(
         _calibration(
             [
-                Prediction(
-                    each.id, float(means[row, k]), float(deviations[row, k]), each.objectives[k]
-                )
-                for row, each in enumerate(done)
-                if each.objectives is not None
+                Prediction(each.id, float(means[row, k]), float(deviations[row, k]), objectives[k])
+                for row, each, objectives in rows
             ]
         )
         for k in range(len(results.objectives))

@@ -86,6 +86,11 @@ class Surrogate:
     correlated: bool = False
     seconds: float = 0.0
 
+    @property
+    def observed(self) -> Array:
+        """The vectors (n, D) of the observations, in the order of `leave_one_out`."""
+        return np.asarray(self.model.train_inputs[0][0].numpy(), dtype=np.float64)
+
     def mean(self, x: Array) -> Array:
         """Posterior mean (b, m), in the units of the observations, at `x` (b, D)."""
         with torch.no_grad():

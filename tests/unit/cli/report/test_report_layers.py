@@ -14,11 +14,17 @@ from apbmm.report.data.model import calibrations, effects, fitted_surrogate, pen
 from apbmm.report.data.points import short_id
 from apbmm.report.sections.layers import layers_section, weight_cells
 from apbmm.results.run_results import RunResults, read_results
+from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import Space
 from apbmm_common.run_file.sections.merge import MergeSection
-from apbmm_master.journal.events import Proposed, Record
+from apbmm_master.journal.events import AnyEvent, Beaten, Proposed, Record, Stopped
+from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import Journal, read_journal
+from apbmm_master.optimiser.client import ask_outcomes, history_of, search_arguments
+from apbmm_master.optimiser.process import AskRequest, OptimiserSession
 from apbmm_master.status.snapshot import journal_snapshot
-from written_runs import write_run
+from stepped_merges import estimated, paused
+from written_runs import answered, lengthen, write_run
 
 POINTS = [[0.1, 0.9], [0.2, 0.85], [0.35, 0.7], [0.5, 0.6], [0.55, 0.4], [0.8, 0.3]]
 
@@ -58,6 +64,58 @@ def test_the_surrogate_of_a_run_that_has_learnt_has_all_merges_in_their_order(
             "l0001", "l0002", "l0003", "l0004", "e0001", "e0002",
         ]  # fmt: skip
         assert [p.measured for p in found.predictions] == pytest.approx([p[k] for p in POINTS])
+
+
+def test_the_surrogate_is_that_of_the_next_proposal(tmp_path: Path) -> None:
+    """It is told the noise that outcomes show, which is less than that of independent questions."""
+    rng = np.random.default_rng(5)
+    asked = np.arange(20) / 20
+
+    def body(level: float) -> Evaluated:
+        scores = (asked + 0.2 * rng.random(20) < level).astype(float).tolist()
+        return answered(scores, (100 + 500 * level + 50 * asked).astype(int).tolist())
+
+    settings = {"samples": 16, "restarts": 2, "raw_samples": 8, "correlated": 0.0}
+    results = written(
+        tmp_path,
+        [body(level) for level in (0.3, 0.4, 0.5, 0.6)],
+        ends={"thinking": body(0.9), "instruct": body(0.2)},
+        budget=6,
+        algorithm={"name": "ap-bmm-plus", "settings": settings},
+    )
+    surrogate = fitted_surrogate(results)
+    assert surrogate is not None
+    state = results.run_state
+    history, outcomes = history_of(state), ask_outcomes(state, results.run_dir)
+    asked_now = AskRequest(search_arguments(state), history, (), 1, outcomes=outcomes)
+    report = OptimiserSession().reply(asked_now).diagnostics
+    assert surrogate.lengthscales.tolist() == report["lengthscales"]
+
+
+def test_predictions_are_of_their_merges_where_others_were_stopped(tmp_path: Path) -> None:
+    """The surrogate is told the estimate of a stopped merge, between the results of others."""
+    folder = write_run(tmp_path, POINTS[:3], budget=10, algorithm={"name": "ap-bmm-plus"})
+    state = RunState().replay(read_journal(folder))
+    ((evaluation, attempt),) = state.active_attempts()
+    step = paused(evaluation.id).model_copy(update={"lease": attempt.lease})
+    events: tuple[AnyEvent, ...] = (
+        Beaten(evaluation=evaluation.id, lease=attempt.lease, reason="beaten"),
+        step,
+        Stopped(evaluation=evaluation.id, reason="beaten"),
+        estimated(evaluation.id),
+    )
+    with Journal(folder) as journal:
+        records = [Record(state.seq + i, state.time + i, e) for i, e in enumerate(events, 1)]
+        journal.append(records)
+    results = read_results(lengthen(folder, POINTS[3:]))
+    surrogate = fitted_surrogate(results)
+    assert surrogate is not None
+    means, _ = surrogate.leave_one_out()
+    of_each = {x.tobytes(): mean for x, mean in zip(surrogate.observed, means, strict=True)}
+    for k, found in enumerate(calibrations(results, surrogate)):
+        assert [p.predicted for p in found.predictions] == [
+            of_each[np.array(each.vector).tobytes()][k] for each in results.completed
+        ]
 
 
 def test_a_pending_merge_is_predicted(tmp_path: Path) -> None:
