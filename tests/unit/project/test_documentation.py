@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from apbmm.keys import new_worker
+from apbmm_master.journal.events import (
+    AttemptEvent,
+    EvaluationEvent,
+    RunEvent,
+    SpaceEvent,
+    WorkerEvent,
+)
+from apbmm_master.journal.lifecycle import ATTEMPT_MOVES, EVALUATION_MOVES
 from apbmm_master.search.methods import names
 from apbmm_worker.app import WorkerFlags
 from apbmm_worker.daemon.options import default_name
@@ -155,3 +166,22 @@ def test_keys_are_made_for_the_names_that_workers_take(monkeypatch: pytest.Monke
         rehearsed = [each for each in made if each == default_name("rehearsal") + "-1"]
         others = {each[5:].replace("$card", "0") for each in made if each not in rehearsed}
         assert others == {name[5:]}, page
+
+
+@pytest.mark.parametrize(
+    ("name", "moves"), [("evaluation", EVALUATION_MOVES), ("attempt", ATTEMPT_MOVES)]
+)
+def test_the_protocol_draws_every_move_of_the_state_machines(
+    name: str, moves: Mapping[StrEnum, frozenset[StrEnum]]
+) -> None:
+    page = (REPOSITORY / "docs/protocol.md").read_text(encoding="utf-8")
+    drawn = re.findall(r"(\w+) --> (\w+)", page.split(f'state "{name}" as')[1].split("```")[0])
+    assert set(drawn) == {(old.name, new.name) for old in moves for new in moves[old]}
+
+
+def test_the_protocol_lists_every_event_of_the_journal() -> None:
+    table = (REPOSITORY / "docs/protocol.md").read_text().split("| event |")[1].split("\n\n")[0]
+    listed = re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in table.splitlines()))
+    groups = (RunEvent, SpaceEvent, EvaluationEvent, AttemptEvent, WorkerEvent)
+    events = [event.__name__ for group in groups for event in get_args(group)]
+    assert sorted(listed) == sorted(events)
