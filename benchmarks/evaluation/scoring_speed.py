@@ -95,6 +95,10 @@ class StandIn:
         """Nothing: no evaluation here is a step."""
         return []
 
+    def token_counts(self, keys: Sequence[str]) -> dict[str, int]:  # noqa: ARG002
+        """Nothing: no evaluation here may be stopped."""
+        return {}
+
     def abort(self, keys: Sequence[str]) -> None:
         """Drop requests."""
         for key in keys:

@@ -4,10 +4,12 @@
 
 Merges are evaluated one after another, so many answers at once, and each of these makes a token in
 the same time. The questions are asked in one random order, or the longest first by what the two
-sources and the merges before have taken, as a worker has it (`AnswerLengths`). After each answer
-the best that the merge can still become is compared with the merges measured in full before it:
-`certainly_beaten`, with the tokens of finished answers alone, as a master knows them ("told"), or
-also of those in flight. A merge that is stopped is no rival of later ones, and teaches no lengths.
+sources and the merges before have taken, as a worker has it (`AnswerLengths`). With each beat the
+best that the merge can still become is compared with the merges measured in full before it:
+`certainly_beaten`, with the tokens of finished answers alone ("finished"), or also with those of
+answers in flight, as a master has it ("in flight too"). An answer makes 150 tokens from beat to
+beat: 30 a second, a beat every 5 s. A merge that is stopped is no rival of later ones, and teaches
+no lengths.
 
 - real: three searches of the demo pair with the real vLLM (see `estimates.py`), 40 merges each in
   the order of their completion;
@@ -24,7 +26,10 @@ the stopped ones; neither is in these tables.
 
 from __future__ import annotations
 
+import bisect
 import heapq
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -50,6 +55,9 @@ Array = npt.NDArray[np.float64]
 FAMILIES = ("calibrated", "network", "additive", "coherent")
 LANDSCAPES, MERGES, DIMENSIONS = 4, 40, 12
 RAMBLING = 1 / 7
+BEAT = 150.0
+"""Tokens that each answer in flight makes between two beats."""
+AT_ONCE = (12, 64, 256)
 HEAD = (
     "merges", "at once", "order", "tokens known", "runs", "stopped of 40", "tokens saved",
     "time, none stopped", "time", "lost",
@@ -95,25 +103,39 @@ def evaluated(
     measured: Array,
     scale: Scale,
     *,
-    told: bool,
+    flying: bool,
 ) -> Ended:
-    """Evaluate a merge to the end, or until one of the ``measured`` (n, 2) is known to beat it."""
+    """Evaluate a merge to the end, or until one of the ``measured`` (n, 2) is known to beat it.
+
+    ``flying``: the tokens of answers in flight are known too.
+    """
     scores, made, now = np.ones(len(order)), np.zeros(len(order)), 0.0
     waiting, running = list(order)[::-1], list[tuple[float, int, float]]()
     while waiting or running:
         while waiting and len(running) < lanes:
             question = waiting.pop()
             heapq.heappush(running, (now + merge.tokens[question], question, now))
+        then = running[0][0]
+        others = np.array([question for _, question, _ in running])
+        begun = np.array([begin for *_, begin in running])
+
+        def made_by(beat: int) -> Array:
+            found = made.copy()
+            found[others] = beat * BEAT - begun  # noqa: B023 - called in this turn of the loop
+            return found
+
+        def is_beaten(beat: int) -> bool:
+            tokens = made_by(beat) if flying else made
+            return certainly_beaten(scale.objectives(scores, tokens), measured)
+
+        # The beats before the next answer ends; what can still be reached only falls.
+        beats = range(math.ceil(now / BEAT), math.ceil(then / BEAT)) if len(measured) else range(0)
+        if beats and is_beaten(beats[-1] if flying else beats[0]):
+            first = bisect.bisect_left(beats, True, key=is_beaten)
+            tokens = made_by(beats[first])
+            return Ended(beats[first] * BEAT, float(tokens.sum()), stopped=True)
         now, question, _ = heapq.heappop(running)
         scores[question], made[question] = merge.scores[question], merge.tokens[question]
-        if not len(measured) or not running:
-            continue
-        flying = made.copy()
-        for _, other, begun in running:
-            flying[other] = now - begun
-        best = scale.objectives(scores, made if told else flying)
-        if certainly_beaten(best, measured):
-            return Ended(now, float(flying.sum()), stopped=True)
     return Ended(now, float(made.sum()), stopped=False)
 
 
@@ -134,7 +156,7 @@ class Run:
 
 
 def evaluations(
-    run: Run, lanes: int, *, longest: bool, told: bool = True, stops: bool = True
+    run: Run, lanes: int, *, longest: bool, flying: bool = False, stops: bool = True
 ) -> list[Ended]:
     """Evaluate all merges of a run one after another."""
     found = np.array([run.scale.objectives(merge.scores, merge.tokens) for merge in run.merges])
@@ -146,7 +168,7 @@ def evaluations(
     for number, merge in enumerate(run.merges):
         asked = lengths.longest_first(order) if longest else order
         rivals = found[measured if stops else []]
-        ended.append(evaluated(merge, asked, lanes, rivals, run.scale, told=told))
+        ended.append(evaluated(merge, asked, lanes, rivals, run.scale, flying=flying))
         if not ended[-1].stopped:
             measured.append(number)
             lengths.learn(numbered(merge.tokens))
@@ -215,11 +237,11 @@ def rambling(merge: Answered, rng: np.random.Generator) -> Answered:
 def rows(name: str, lanes: int, runs: Sequence[Run]) -> Iterator[list[str]]:
     """The rows of the runs of one kind: means over these."""
     every = [evaluations(run, lanes, longest=False, stops=False) for run in runs]
-    for longest, told in ((False, True), (False, False), (True, True)):
+    for longest, flying in itertools.product((False, True), repeat=2):
         shares, stopped, missed = [], [], 0
         for run, base in zip(runs, every, strict=True):
             whole = evaluations(run, lanes, longest=True, stops=False) if longest else base
-            ended = evaluations(run, lanes, longest=longest, told=told)
+            ended = evaluations(run, lanes, longest=longest, flying=flying)
             time = sum(each.time for each in base)
             shares.append(
                 [
@@ -235,7 +257,7 @@ def rows(name: str, lanes: int, runs: Sequence[Run]) -> Iterator[list[str]]:
             name,
             str(lanes),
             "longest first" if longest else "random",
-            "told" if told else "in flight too",
+            "in flight too" if flying else "finished",
             str(len(runs)),
             f"{np.mean(stopped):.1f}",
             f"{100 * saved:.1f} %",
@@ -254,7 +276,7 @@ def main() -> None:
     for run in (*real_runs(), *simulated_runs()):
         kinds.setdefault(run.name, []).append(run)
     found = [
-        row for name, runs in kinds.items() for lanes in (12, 64) for row in rows(name, lanes, runs)
+        row for name, runs in kinds.items() for lanes in AT_ONCE for row in rows(name, lanes, runs)
     ]
     print(markdown([list(HEAD), *found]))
 

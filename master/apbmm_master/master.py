@@ -290,8 +290,10 @@ class Master:
         spec = self.run_state.spec
         stops = spec is not None and spec.steps.stop_beaten
         measured = self._measured() if estimated or stops else NOTHING_MEASURED
-        scored = self.journal.answers.scored
-        reachable = self._reachable.update(self.run_state, scored) if len(measured) else {}
+        reachable: Mapping[str, Array] = {}
+        if len(measured):
+            scored, generated = self.journal.answers.scored, self.fleet.generated
+            reachable = self._reachable.update(self.run_state, scored, generated)
         return Situation(
             now=time.monotonic(),
             listening_since=self.listening_since,

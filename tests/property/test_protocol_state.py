@@ -122,10 +122,11 @@ class ProtocolMachine(RuleBasedStateMachine):
         if worker is not None:
             worker.finish(Failed.model_validate({"fault": fault, "message": "made up"}))
 
-    @rule(index=st.integers(0, 5))
-    def a_worker_beats(self, index: int) -> None:
+    @rule(index=st.integers(0, 5), in_flight=st.sampled_from([0, 10_000]))
+    def a_worker_beats(self, index: int, in_flight: int) -> None:
         worker = self._pick(index)
         if worker is not None:
+            worker.in_flight = in_flight
             worker.beat()
 
     @rule()
@@ -300,7 +301,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         in_part = [e.step for e in evaluations if e.step is not None and e not in done]
         tokens = [*map(generated_tokens, done), *(step.tokens for step in in_part)]
         assert spending.tokens == pytest.approx(sum(tokens))
-        assert spending.answers_in_part == sum(step.answered for step in in_part)
+        assert spending.answers_in_part == sum(step.counted for step in in_part)
         assert spending.merges.count == len(self.world.run_state.completed)
 
     def teardown(self) -> None:
@@ -386,7 +387,12 @@ class BeatenMachine(ProtocolMachine):
     def __init__(self) -> None:
         super().__init__()
         budget = {"evaluations": 4, "initial": 2, "failures": 3}
-        self.world = World(steps={"stop_beaten": True}, budget=budget)
+        self.world = World(
+            steps={"stop_beaten": True},
+            budget=budget,
+            at_most={"tokens": 900.0},  # which what is in flight may break, but no measured merge
+            generation={"max_tokens": 10_000, "context": 20_000},
+        )
         self.world.search = 60  # so that the first merge that is measured beats what rambles
         self.world.rambles = True
 

@@ -79,6 +79,10 @@ class FakeBackend:
             for key, prompt in prompts.items()
         ]
 
+    def token_counts(self, keys: Sequence[str]) -> dict[str, int]:
+        """How many tokens these have."""
+        return {key: len(self._prompts[key].begun) for key in keys}
+
     def abort(self, keys: Sequence[str]) -> None:
         """Drop requests."""
         for key in keys:

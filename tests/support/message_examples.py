@@ -98,6 +98,7 @@ WORKER_MESSAGES: list[FromWorker] = [
     Accept(lease="l"),
     Decline(lease="l", reason="busy"),
     Beat(lease="l", stage="merge", done=1, total=3, quiet=0.25),
+    Beat(run="r-1", lease="l", stage="evaluate", done=1, total=3, generated={"b": 0, "c": 9}),
     Answers(run="r-1", lease="l", first=4, answers=(kept(), kept(prompt=6)), outcomes=(OUTCOME,)),
     AnswersWanted(run="r-1", lease="l", after=3),
     result(EVALUATED),

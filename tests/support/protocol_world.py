@@ -198,7 +198,7 @@ class Sim:
     all questions that its engine was asked, by lease. ``new``: answers that are not sent yet,
     ``flying``: the message of those that are not acknowledged. ``fetches``: it waits for more kept
     answers. ``reporting``: a lease whose answers are complete, and what its report will say.
-    ``rambles``: see `outcome_of`.
+    ``rambles``: see `outcome_of`. ``in_flight``: tokens of answers in flight.
     """
 
     name: str
@@ -226,6 +226,7 @@ class Sim:
     fetched: int = 0
     fetches: bool = False
     rambles: bool = False
+    in_flight: int = 0
 
     @property
     def works(self) -> list[Assign]:
@@ -253,8 +254,11 @@ class Sim:
         lease = self.held.lease if self.held else ""
         reporting = self.reporting[0].lease if self.reporting else ""
         self.says.append(
-            Beat(run=self.run, lease=lease, hello=self.hellos, reporting=reporting, worked=0.5)
-        )
+            Beat(
+                run=self.run, lease=lease, hello=self.hellos, reporting=reporting, worked=0.5,
+                generated={"sums": self.in_flight} if lease and self.in_flight else {},
+            )
+        )  # fmt: skip
         self.stream()
         self.says.extend(self.outbox.values())
 
@@ -520,7 +524,8 @@ class World:
             return now
         front = list(self.scores.update(self.run_state).front.values())
         measured = np.array(front).reshape(-1, 2)
-        reachable = self.reachable.update(self.run_state, self.tables.scored) if front else {}
+        scored, generated = self.tables.scored, self.fleet.generated
+        reachable = self.reachable.update(self.run_state, scored, generated) if front else {}
         return replace(now, estimated=estimated, reachable=reachable, measured=measured)
 
     def _estimate(self) -> None:

@@ -23,7 +23,11 @@ KILLED = ["journal.begin/stopped", "journal.commit/beaten"]
 def configure(site: Site) -> None:
     """A run whose second merge is beaten by its first when .59 of it is answered."""
     site.configure(
-        seed=7, steps={"stop_beaten": True}, budget=BUDGET, evaluation={"rehearsal_seconds": 10.0}
+        seed=7,
+        steps={"stop_beaten": True},
+        budget=BUDGET,
+        evaluation={"rehearsal_seconds": 10.0},
+        generation={"max_tokens": 8000, "context": 16_000},  # as many as a rehearsal invents
     )
 
 

@@ -140,12 +140,16 @@ class StageProgress(BaseModel):
 
 
 class NewAnswers(BaseModel):
-    """Answers that the engine has given, and outcomes that EvalScope has scored, since the last."""
+    """Answers that the engine has given, and outcomes that EvalScope has scored, since the last.
+
+    ``generated``, if it is there: see `AnswerListener.generated`.
+    """
 
     model_config = WIRE
     kind: Literal["new_answers"] = "new_answers"
     answers: tuple[KeptAnswer, ...] = ()
     outcomes: tuple[ScoredOutcome, ...] = ()
+    generated: dict[str, Count] = {}
 
 
 class Prepared(BaseModel):

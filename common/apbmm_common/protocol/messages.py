@@ -183,6 +183,9 @@ class Beat(Message):
       its last answer.
     - ``stage``, ``done``, ``total``: what the evaluation, or the preparation of a worker that is
       not ready, does now, and its progress there.
+    - ``generated``: tokens of the answers under ``lease``, by benchmark: finished ones, kept ones
+      that the attempt began with, and what there is of those in flight. Its result will not have
+      fewer. A benchmark of which that cannot be said is left out.
     - ``quiet``: seconds without progress.
     - ``trouble``: why the worker cannot store a result, or "".
     """
@@ -195,6 +198,7 @@ class Beat(Message):
     stage: Annotated[str, Field(max_length=64)] = ""
     done: Count = 0
     total: Count = 0
+    generated: Annotated[dict[Id, Count], Field(max_length=64)] = {}
     quiet: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     trouble: Text = ""
 

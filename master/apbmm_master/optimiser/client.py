@@ -491,8 +491,8 @@ def _awaits_estimates(run_state: RunState) -> bool:
 
 def _answered(evaluation: Evaluation) -> AnsweredMerge:
     done = evaluation.body is not None
-    answered = 0 if done or evaluation.step is None else evaluation.step.answered
-    return AnsweredMerge(evaluation.id, evaluation.vector, answered)
+    tokens = 0 if done or evaluation.step is None else evaluation.step.tokens
+    return AnsweredMerge(evaluation.id, evaluation.vector, tokens)
 
 
 def _source_vector(run_state: RunState, name: str) -> Vector | None:

@@ -46,12 +46,12 @@ class OutcomesMissingError(ApbmmError):
 class AnsweredMerge:
     """An evaluation and its vector; None for a source that is no point of the space.
 
-    ``answered``: how much of a partial merge is answered, which grows if it goes on and is beaten.
+    ``tokens``: those of a partial merge so far, which grow if it goes on and is beaten.
     """
 
     evaluation: str
     vector: tuple[float, ...] | None
-    answered: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class OutcomeBook:
         """Of each benchmark: the place of each answer, by its id."""
         self._done: dict[str, dict[str, Table]] = {}
         self._partial: dict[str, dict[str, Table]] = {}
-        self._answered: dict[str, int] = {}
-        """`AnsweredMerge.answered` of each partial merge when it was read."""
+        self._read_at: dict[str, int] = {}
+        """`AnsweredMerge.tokens` of each partial merge when it was read."""
         self._estimators: tuple[tuple[str, ...], dict[str, Estimator]] = ((), {})
         self._estimates: dict[str, BenchmarkEstimates] = {}
 
@@ -123,21 +123,21 @@ class OutcomeBook:
         """
         wanted = [each.evaluation for each in (*request.references, *request.complete)]
         new = [name for name in dict.fromkeys([*wanted, *done]) if name not in self._done]
-        answered = {each.evaluation: each.answered for each in request.partial}
-        paused = [name for name in answered if self._answered.get(name) != answered[name]]
+        tokens = {each.evaluation: each.tokens for each in request.partial}
+        paused = [name for name in tokens if self._read_at.get(name) != tokens[name]]
         if not new and not paused:
             return
         for name, rows in read_rows(request.run_dir, new, paused):
             if name in paused:
                 # One whose rows are gone has its result since, and is not asked for again. One that
-                # has answered nothing never had any.
-                if rows or not answered[name]:
+                # has generated nothing never had any.
+                if rows or not tokens[name]:
                     self._partial[name] = self._tables(rows)
-                    self._answered[name] = answered[name]
+                    self._read_at[name] = tokens[name]
                     self._estimates.pop(name, None)
             else:
                 self._partial.pop(name, None)
-                self._answered.pop(name, None)
+                self._read_at.pop(name, None)
                 self._done[name] = self._tables(rows)
 
     def _tables(self, rows: Sequence[PartialRow]) -> dict[str, Table]:

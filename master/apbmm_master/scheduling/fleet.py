@@ -5,6 +5,7 @@ The fleet is not stored: a new master builds it from the HELLOs of the workers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from apbmm_common.errors import FailureKind
@@ -118,6 +119,12 @@ class Fleet:
         """Remove all workers. Each is asked for a HELLO at its next message."""
         self.workers.clear()
         self._names.clear()
+
+    def generated(self, name: str, lease: str) -> Mapping[str, int]:
+        """Tokens so far under a lease, by benchmark, as its worker's last BEAT has them."""
+        worker = self.workers.get(name)
+        beat = worker.beat if worker is not None and lease in worker.held else None
+        return beat.generated if beat is not None and beat.lease == lease else {}
 
     def boot_of(self, name: str) -> str | None:
         """The connected boot of a name; None when there is none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from apbmm_common.errors import WireError
 from apbmm_common.protocol.messages import ScoredOutcome
@@ -24,6 +24,8 @@ ANSWERS_AN_EVENT = 32
 class AnswerStream(PeriodicThread, AnswerListener):
     """Sends answers and outcomes every ``seconds``, and the last ones at the end of the block.
 
+    With them it sends how many tokens were generated, whenever it is told of it.
+
     The threads that tell it of them never wait for the daemon.
     """
 
@@ -33,6 +35,7 @@ class AnswerStream(PeriodicThread, AnswerListener):
         self._lock = threading.Lock()
         self._answers: list[tuple[str, Completion]] = []
         self._outcomes: list[ScoredOutcome] = []
+        self._generated: dict[str, int] = {}
 
     def answered(self, key: str, completion: Completion) -> None:
         """Send an answer later."""
@@ -43,6 +46,11 @@ class AnswerStream(PeriodicThread, AnswerListener):
         """Send an outcome later."""
         with self._lock:
             self._outcomes.append(outcome)
+
+    def generated(self, tokens: Mapping[str, int]) -> None:
+        """Send the numbers of tokens later."""
+        with self._lock:
+            self._generated = dict(tokens)
 
     def _run(self) -> None:
         try:
@@ -55,7 +63,10 @@ class AnswerStream(PeriodicThread, AnswerListener):
         with self._lock:
             answers, self._answers = self._answers, []
             outcomes, self._outcomes = self._outcomes, []
-        while answers or outcomes:
+            generated, self._generated = self._generated, {}
+        while answers or outcomes or generated:
             some, answers = answers[:ANSWERS_AN_EVENT], answers[ANSWERS_AN_EVENT:]
-            self._send(NewAnswers(answers=packed(some), outcomes=tuple(outcomes)))
-            outcomes = []
+            self._send(
+                NewAnswers(answers=packed(some), outcomes=tuple(outcomes), generated=generated)
+            )
+            outcomes, generated = [], {}

@@ -465,7 +465,9 @@ def ask(
 
         if early is not None:
             early = replace(early, freed=partial(free, early.freed))
-        return scoring.evaluate(engine, records, signs.answered, kept, listener, step, early)
+        return scoring.evaluate(
+            engine, records, signs.answered, kept, listener, step, early, engine.count_tokens
+        )
 
 
 def _message_of(

@@ -335,6 +335,20 @@ class Part:
         whole = sum(1 - CUT_AT * (question.key in self.answers) for question in self.now)
         return (whole + CUT_AT * len(self.newly_cut)) / len(self.questions)
 
+    def generated_after(self, count: int) -> dict[str, int]:
+        """Tokens by benchmark when so many questions of ``now`` are answered.
+
+        With those of the `IN_FLIGHT` answers that would then be cut off.
+        """
+        open_ = {question.number for question in (*self.now[count:], *self.cut, *self.left)}
+        found = Counter[str]()
+        for question in self.asked:
+            if question.number not in open_:
+                found[question.benchmark] += round(question.outcome.tokens)
+        for question in self.now[count : count + IN_FLIGHT]:
+            found[question.benchmark] += question.tokens_when_cut
+        return found
+
     def outcomes(self) -> dict[str, list[Outcome]]:
         """All outcomes of the step, by benchmark; kept answers have theirs."""
         found: dict[str, list[Outcome]] = {question.benchmark: [] for question in self.questions}
@@ -377,7 +391,7 @@ def evaluate(
         channel.send(StageProgress(stage="rehearse", done=number, total=steps))
         time.sleep(seconds / steps)
         first, end = (len(part.now) * n // steps for n in (number, number + 1))
-        channel.send(new_answers(part.now[first:end]))
+        channel.send(new_answers(part.now[first:end], part.generated_after(end)))
     channel.send(cut_answers(part.newly_cut))
     return body_of(spec, part, seconds)
 
@@ -416,8 +430,8 @@ def as_answer(outcome: Outcome) -> Answer:
     return Answer(json.dumps(asdict(outcome)), (), 1, outcome.finish_reason, outcome.seconds)
 
 
-def new_answers(questions: Iterable[Question]) -> NewAnswers:
-    """Questions that were answered and scored."""
+def new_answers(questions: Iterable[Question], generated: Mapping[str, int]) -> NewAnswers:
+    """Questions that were answered and scored, and the tokens so far."""
     answers, outcomes = [], []
     for question in questions:
         outcome = question.outcome
@@ -434,7 +448,7 @@ def new_answers(questions: Iterable[Question]) -> NewAnswers:
                 seconds=outcome.seconds,
             )
         )
-    return NewAnswers(answers=tuple(answers), outcomes=tuple(outcomes))
+    return NewAnswers(answers=tuple(answers), outcomes=tuple(outcomes), generated=dict(generated))
 
 
 def cut_answers(questions: Iterable[Question]) -> NewAnswers:

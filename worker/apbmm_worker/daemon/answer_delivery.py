@@ -57,6 +57,8 @@ class AnswerQueue:
         self._entries: deque[KeptAnswer | ScoredOutcome] = deque()
         self._first = 0
         self._message: Answers | None = None
+        self.generated: dict[str, int] = {}
+        """Tokens of the answers so far, those in flight included; see `Beat`."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -65,6 +67,7 @@ class AnswerQueue:
         """Take in what the child says."""
         self._entries.extend(event.answers)
         self._entries.extend(event.outcomes)
+        self.generated = event.generated or self.generated
 
     def message(self, *, only_full: bool = False) -> Answers | None:
         """The next message: the same until it is acknowledged, None if nothing waits.
@@ -151,6 +154,11 @@ class AnswerDelivery:
         queue = AnswerQueue(assign.run, assign.lease)
         self._queues[assign.run, assign.lease] = queue
         return queue.add
+
+    def generated(self, assign: Assign) -> dict[str, int]:
+        """Tokens of the answers so far of a lease, those in flight included; see `Beat`."""
+        queue = self._queues.get((assign.run, assign.lease))
+        return queue.generated if queue is not None else {}
 
     async def turn(self) -> None:
         """Send what is due; to be called with every beat."""

@@ -7,12 +7,13 @@ commands of other threads in between. Those threads hold futures.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,12 @@ class Backend(Protocol):
     def unfinished(self, keys: Sequence[str]) -> list[tuple[str, Completion]]:
         """What there is of the answers to unfinished requests, by key, finish reason ``cut``."""
 
+    def token_counts(self, keys: Sequence[str]) -> Mapping[str, int]:
+        """How many tokens there are of the answers to unfinished requests, by key.
+
+        As many as `unfinished` would give, with those that an answer began with.
+        """
+
     def abort(self, keys: Sequence[str]) -> None:
         """Drop requests."""
 
@@ -163,6 +170,7 @@ class EngineDriver(Generic[B]):
         self._pending: dict[str, Future[Completion]] = {}
         self._failure: str | None = None
         self._closed = False
+        self._counts_tokens = True
         self._gate = threading.Lock()
         self._backend: B | None = None
         started: Future[None] = Future()
@@ -236,6 +244,26 @@ class EngineDriver(Generic[B]):
                 future.set_result(cut[key])
 
         self._end_flight(end)
+
+    def count_tokens(self, tell: Callable[[Mapping[Future[Completion], int]], None]) -> None:
+        """Have ``tell`` be called with the tokens so far of each answer in flight, and do not wait.
+
+        It is called in the engine's thread, between two steps. An engine that cannot count them, or
+        has failed, does not call it, and is as usable as before.
+        """
+
+        def count() -> None:
+            if self._failure is not None or not self._counts_tokens:
+                return
+            try:
+                counts = self._require_backend().token_counts(list(self._pending))
+                tell({self._pending[key]: tokens for key, tokens in counts.items()})
+            except Exception:  # noqa: BLE001 - logged; answers need no counts
+                self._counts_tokens = False
+                _log.warning("the tokens of answers in flight cannot be counted", exc_info=True)
+
+        with contextlib.suppress(EvaluationError):
+            self._send(count)
 
     def _end_flight(self, end: Callable[[B], None]) -> None:
         """Run ``end`` on the engine between steps; its error breaks the engine."""

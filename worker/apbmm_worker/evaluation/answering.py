@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -11,6 +11,8 @@ from apbmm_worker.engine.driver import Completion, Prompt
 
 AnswerProgress = Callable[[int, int], None]
 """Called with the numbers of answered and of all questions; may be called from any thread."""
+CountTokens = Callable[[Callable[[Mapping[Future[Completion], int]], None]], None]
+"""An engine's `count_tokens`: has a function called with the tokens so far of answers in flight."""
 
 
 class Answering(Protocol):
@@ -37,3 +39,9 @@ class AnswerListener:
 
     def scored(self, outcome: ScoredOutcome) -> None:
         """EvalScope has scored a question."""
+
+    def generated(self, tokens: Mapping[str, int]) -> None:
+        """The answers to each benchmark have so many tokens, those in flight included.
+
+        Its result will not have fewer. Benchmarks of which that is not known are left out.
+        """

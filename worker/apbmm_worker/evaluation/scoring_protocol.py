@@ -206,11 +206,15 @@ class Questions(BaseModel):
 
 
 class Ready(BaseModel):
-    """All questions are prepared; ``digests`` of what is asked and expected, by benchmark."""
+    """All questions are prepared; ``digests`` of what is asked and expected, by benchmark.
+
+    ``ask_once`` are the benchmarks whose adapters ask each question once.
+    """
 
     model_config = WIRE
     kind: Literal["ready"] = "ready"
     digests: dict[str, str]
+    ask_once: tuple[str, ...] = ()
 
 
 class Ask(BaseModel):

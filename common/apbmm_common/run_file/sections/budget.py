@@ -22,7 +22,7 @@ class BudgetSection(Section):
 
     evaluations: Positive | None = None
     """Merges whose evaluation is completed; those that pause or are stopped count by the share of
-    their answers. Where merges are stopped, but not measured in steps, another one is begun as long
+    their answers, with one answer at least. Where merges are stopped, but not measured in steps, another one is begun as long
     as more than half of one is left. The references do not count. 40 where no limit is given."""
     gpu_hours: Annotated[Number, Field(gt=0), Unit("hours")] | None = None
     """Hours that workers hold leases, times the cards of each worker; a CPU worker counts as one
@@ -106,12 +106,13 @@ class StepsSection(Section):
     stop_beaten: bool | None = None
     """Whether a merge is stopped as soon as a measured merge beats whatever it still answers: one
     that is as accurate as if all open questions were answered right, with no more tokens than
-    have been generated. At temperature 0 such a merge is never on the front. One that breaks a
-    constraint whatever it still answers is stopped too, once a merge is measured that breaks none.
-    What is stopped counts towards the budget with what it has answered, and the search is told its
-    estimate. It goes without `enabled`, and has the same needs. Without the key it is on for
-    `ap-bmm-plus` at temperature 0 where these needs are met, and off for every other run. A run
-    that was begun with it off goes on with it off unless its run file says `true`."""
+    have been generated, also in answers in flight where a benchmark asks each question once. At
+    temperature 0 such a merge is never on the front. One that breaks a constraint whatever it still
+    answers is stopped too, once a merge is measured that breaks none. What is stopped counts
+    towards the budget with what it has answered, and the search is told its estimate. It goes
+    without `enabled`, and has the same needs. Without the key it is on for `ap-bmm-plus` at
+    temperature 0 where these needs are met, and off for every other run. A run that was begun with
+    it off goes on with it off unless its run file says `true`."""
 
     @property
     def in_part(self) -> bool:

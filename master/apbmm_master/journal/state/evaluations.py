@@ -89,6 +89,15 @@ class FirstStep:
         return sum(part.answered for part in self.body.benchmarks.values())
 
     @property
+    def counted(self) -> int:
+        """How many answers count towards `evaluations` of the budget: one at least.
+
+        A merge may be stopped before it has ended an answer; a run of such merges ends all the
+        same.
+        """
+        return max(self.answered, 1)
+
+    @property
     def answers(self) -> int:
         """How many answers the whole evaluation has."""
         return sum(part.answers for part in self.body.benchmarks.values())

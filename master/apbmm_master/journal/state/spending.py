@@ -68,7 +68,7 @@ class Spending:
 
     - ``gpu_seconds``: of all attempts that have ended, whatever came of them;
     - ``tokens``: of all results, and of the first steps of merges without a result;
-    - ``answers_in_part``: the scored answers of these merges;
+    - ``answers_in_part``: the scored answers of these merges, one at least of each;
     - ``merges``, ``references``: the results of those in the budget, and of the references;
     - ``learnt``: results of an earlier run, at what they cost there on one card; nothing of it is
       paid by this run.
@@ -109,7 +109,7 @@ class Spending:
     def paused(self, step: FirstStep, before: FirstStep | None = None) -> None:
         """Count what a merge has answered in its first step, or in place of what it had before."""
         self.tokens += step.tokens - (before.tokens if before else 0)
-        self.answers_in_part += step.answered - (before.answered if before else 0)
+        self.answers_in_part += step.counted - (before.counted if before else 0)
 
     def delivered(self, evaluation: Evaluation) -> None:
         """Count the result of an evaluation, in place of its first step."""
@@ -117,7 +117,7 @@ class Spending:
         self.tokens += tokens
         if evaluation.step is not None:
             self.tokens -= evaluation.step.tokens
-            self.answers_in_part -= evaluation.step.answered
+            self.answers_in_part -= evaluation.step.counted
         if evaluation.purpose != "measure":
             group = self.merges if evaluation.in_budget else self.references
             group.add(gpu_seconds_of_result(evaluation), tokens)

@@ -64,3 +64,14 @@ def test_a_damaged_answer_is_left_out_and_one_that_is_too_long_is_not_kept() -> 
     assert completions([fine, damaged]) == {key(1): completion(1)}
     long = Completion("x", tuple(range(5_000_000)), 5, "length", 0.5)
     assert packed([(key(3), long)]) == ()
+
+
+def test_the_last_number_of_tokens_is_sent_once_also_without_answers() -> None:
+    sent: list[NewAnswers] = []
+    stream = AnswerStream(sent.append, seconds=600.0)
+    with stream:
+        stream.generated({"b": 3})
+        stream.generated({"b": 5})
+    with AnswerStream(sent.append, seconds=600.0):
+        pass
+    assert [event.generated for event in sent] == [{"b": 5}]

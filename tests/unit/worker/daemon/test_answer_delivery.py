@@ -263,3 +263,20 @@ def test_a_packed_answer_of_the_longest_kind_fits_a_message() -> None:
     message = queue.message()
     assert message is not None
     encode(message)
+
+
+def test_the_tokens_so_far_are_those_of_the_lease_that_is_held() -> None:
+    async def unsent(_: FromWorker) -> None:
+        raise AssertionError("numbers of tokens go with the beats")
+
+    delivery = AnswerDelivery(Joined(), unsent)
+    first, second = assigned(), assigned(attempt=2)
+    keep = delivery.keep(first)
+    keep(NewAnswers(generated={"b": 5}))
+    keep(NewAnswers())
+    assert delivery.generated(first) == {"b": 5}
+    delivery.keep(second)
+    assert delivery.generated(second) == {}, "another attempt begins anew"
+    assert delivery.generated(first) == {"b": 5}
+    delivery.drop(RUN, first.lease)
+    assert delivery.generated(first) == {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 
 import pytest
 
@@ -49,6 +50,10 @@ class ScriptedEngine:
         if any(prompt.token_ids[0] == 777 for _, prompt in prompts):
             raise RuntimeError("out of tokens")
         return [(key, Completion("", (5, *p.token_ids), 1, "cut", 0.0)) for key, p in prompts]
+
+    def token_counts(self, keys: Sequence[str]) -> dict[str, int]:
+        assert threading.get_ident() == self.thread
+        return {key: self.waiting[key].token_ids[1] for key in keys}
 
     def abort(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -195,6 +200,40 @@ def test_an_engine_that_cannot_cut_off_is_broken(
     with pytest.raises(EvaluationError, match="out of tokens"):
         futures[0].result(60)
     assert not driver.usable
+
+
+def test_the_tokens_in_flight_are_counted_between_steps(
+    driver: EngineDriver[ScriptedEngine], engine: ScriptedEngine
+) -> None:
+    told: queue.SimpleQueue[Mapping[Future[Completion], int]] = queue.SimpleQueue()
+    engine.gate.clear()
+    futures = driver.submit([Prompt((n, 10 + n)) for n in range(3)])
+    driver.count_tokens(told.put)
+    engine.gate.set()
+    counts = told.get(timeout=60)
+    assert counts
+    assert counts.items() <= {future: 10 + n for n, future in enumerate(futures)}.items()
+    for future in futures:
+        future.result(60)
+    driver.count_tokens(told.put)
+    assert told.get(timeout=60) == {}
+
+
+def test_an_engine_that_cannot_count_goes_on(
+    driver: EngineDriver[ScriptedEngine], engine: ScriptedEngine
+) -> None:
+    told: list[Mapping[Future[Completion], int]] = []
+    engine.gate.clear()
+    futures = driver.submit([Prompt((1,)), Prompt((2,))])  # which have no second number
+    driver.count_tokens(told.append)
+    engine.gate.set()
+    assert [future.result(60).tokens for future in futures] == [1, 1]
+    driver.count_tokens(told.append)
+    assert driver.submit([Prompt((3, 4))])[0].result(60).tokens == 1
+    assert told == []
+    driver.close()
+    driver.count_tokens(told.append)
+    assert told == []
 
 
 def test_the_rest_of_an_answer_has_draws_of_its_own() -> None:

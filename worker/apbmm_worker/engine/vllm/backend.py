@@ -64,6 +64,11 @@ class VllmBackend:
             found.append((key, Completion("", answer, len(prompt.token_ids), "cut", now - began)))
         return found
 
+    def token_counts(self, keys: Sequence[str]) -> dict[str, int]:
+        """How many tokens there are of the answers to unfinished requests."""
+        tokens = features.tokens_so_far(self._engine)
+        return {key: len(self._submitted[key][0].begun) + len(tokens[key]) for key in keys}
+
     def abort(self, keys: Sequence[str]) -> None:
         """Drop requests."""
         self._engine.abort_request(list(keys))

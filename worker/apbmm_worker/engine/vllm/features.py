@@ -79,15 +79,15 @@ def wake_when_dead(engine: Any) -> None:
     threading.Thread(target=watch, name="engine-death", daemon=True).start()
 
 
-def tokens_so_far(engine: Any) -> dict[str, tuple[int, ...]]:
+def tokens_so_far(engine: Any) -> dict[str, Sequence[int]]:
     """The tokens that unfinished requests have generated, by the id that they were added with.
 
-    vLLM gives them out for requests with outputs after every step only, which are slower.
+    They are vLLM's own lists, to which its next step appends. vLLM gives them out for requests with
+    outputs after every step only, which are slower.
     """
     return {
-        getattr(state, "external_req_id", None) or state.request_id: tuple(
-            state.detokenizer.output_token_ids
-        )
+        getattr(state, "external_req_id", None)
+        or state.request_id: state.detokenizer.output_token_ids
         for state in engine.output_processor.request_states.values()
     }
 

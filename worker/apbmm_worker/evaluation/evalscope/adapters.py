@@ -23,7 +23,11 @@ with preserved_logging():
     from evalscope.api.dataset import Sample
     from evalscope.api.evaluator import TaskState
     from evalscope.api.metric import Score
-    from evalscope.api.registry import BENCHMARK_REGISTRY, register_benchmark
+    from evalscope.api.registry import (
+        BENCHMARK_REGISTRY,
+        EVALUATOR_REGISTRY,
+        register_benchmark,
+    )
     from evalscope.metrics.math import parser
 
 WELL_FORMED = "well_formed"
@@ -164,6 +168,28 @@ def ensure_registered(adapter: str) -> bool:
         )
     )(kind)
     return True
+
+
+_INFERENCE = ("run_inference", "_on_inference_start", "_on_inference", "_on_inference_end")
+"""The methods in which an adapter asks its model, and makes of the answer what EvalScope keeps."""
+
+
+def asks_once(adapter: Any) -> bool:
+    """Whether an adapter asks each question once, and its result has the tokens of that answer.
+
+    EvalScope's own methods do, where no agent is configured. Of an adapter with methods of its own
+    it is not known: those of several turns keep the tokens of their last answer alone.
+    """
+    task = getattr(adapter, "_task_config", None)
+    return (
+        isinstance(adapter, DefaultDataAdapter)
+        and all(
+            getattr(getattr(adapter, name), "__func__", None) is getattr(DefaultDataAdapter, name)
+            for name in _INFERENCE
+        )
+        and getattr(task, "agent_config", None) is None
+        and EVALUATOR_REGISTRY.get(adapter.name) is None
+    )
 
 
 def unknown_arguments(adapter: str, arguments: Iterable[str]) -> tuple[str, ...]:

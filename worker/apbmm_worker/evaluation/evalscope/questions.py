@@ -43,7 +43,7 @@ with preserved_logging():
     from evalscope.utils.model_utils import seed_everything
     from transformers import AutoTokenizer
 
-    from apbmm_worker.evaluation.evalscope.adapters import ensure_registered
+    from apbmm_worker.evaluation.evalscope.adapters import asks_once, ensure_registered
 
 # EvalScope logs its whole configuration and every stage; its warnings are enough for our log.
 logging.getLogger("evalscope").addFilter(lambda record: record.levelno >= logging.WARNING)
@@ -83,10 +83,14 @@ class Question:
 
 @dataclass(frozen=True)
 class PreparedBenchmark:
-    """A benchmark whose questions are chosen, rendered and known to fit the context."""
+    """A benchmark whose questions are chosen, rendered and known to fit the context.
+
+    ``asks_once``: see `adapters.asks_once`.
+    """
 
     chosen: ChosenQuestions
     questions: tuple[Question, ...]
+    asks_once: bool = False
 
     @property
     def name(self) -> str:
@@ -237,7 +241,7 @@ def prepare_benchmarks(
                 "evalscope benchmark-info --list names them",
             )
         chosen = choose_questions(benchmark, folders[benchmark.name], scratch, generation.seed)
-        prepared.append(PreparedBenchmark(chosen, _questions(chosen, generation, renderer)))
+        prepared.append(_prepared(chosen, generation, renderer))
     return PreparedBenchmarks(tuple(prepared), generation, renderer)
 
 
@@ -327,14 +331,14 @@ def only_questions(subsets: DatasetDict, places: Collection[Place]) -> DatasetDi
     )
 
 
-def _questions(
+def _prepared(
     chosen: ChosenQuestions, generation: GenerationSection, renderer: Renderer
-) -> tuple[Question, ...]:
-    """The questions that EvalScope will ask, in its order, with their ids."""
+) -> PreparedBenchmark:
+    """A benchmark with the questions that EvalScope will ask, in its order, with their ids."""
     name, adapter = chosen.benchmark.name, chosen.benchmark.adapter
     task = evalscope_task(chosen, generation, None, 0, chosen.folder)
     try:
-        _, subsets = load_questions(chosen, task, generation.seed)
+        loaded, subsets = load_questions(chosen, task, generation.seed)
     except Exception as error:
         raise DataError(
             f"benchmark {name}: EvalScope cannot read {chosen.folder} as {adapter}: {error}"
@@ -364,7 +368,8 @@ def _questions(
         )
     if len({question.identity for question in asked}) != len(asked):
         raise DataError(f"benchmark {name}: two questions have the same id")
-    return tuple(_with_draws(asked, chosen.benchmark, generation.seed))
+    questions = tuple(_with_draws(asked, chosen.benchmark, generation.seed))
+    return PreparedBenchmark(chosen, questions, asks_once(loaded))
 
 
 def _with_draws(

@@ -215,7 +215,10 @@ class Scoring:
             for first in range(0, len(prompts), QUESTIONS_A_MESSAGE):
                 some = tuple(prompts[first : first + QUESTIONS_A_MESSAGE])
                 self._engine.send(Questions(benchmark=benchmark.name, prompts=some))
-        return Ready(digests={b.name: b.digest for b in self._prepared.benchmarks})
+        return Ready(
+            digests={b.name: b.digest for b in self._prepared.benchmarks},
+            ask_once=tuple(b.name for b in self._prepared.benchmarks if b.asks_once),
+        )
 
 
 def main() -> None:

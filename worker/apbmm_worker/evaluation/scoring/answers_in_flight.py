@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 
 from apbmm_common.protocol.answers import CUT, answer_key
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation.answering import Answering, AnswerListener, AnswerProgress
+from apbmm_worker.evaluation.answering import (
+    Answering,
+    AnswerListener,
+    AnswerProgress,
+    CountTokens,
+)
 from apbmm_worker.evaluation.scoring_protocol import (
     Abort,
     Answered,
@@ -24,13 +31,18 @@ from apbmm_worker.evaluation.scoring_protocol import (
     Unanswered,
     unexpected,
 )
+from apbmm_worker.periodic_thread import PeriodicThread
+
+COUNT_SECONDS = 2.0
 
 
 class AnswersInFlight:
     """The prompts of one evaluation; sends each answer when it is finished, a kept one at once.
 
     ``questions`` are the numbers of all prepared questions and of those that are asked, ``limit``
-    the tokens that an answer may have. The other arguments are those of `ScoringClient.evaluate`.
+    the tokens that an answer may have. ``counted`` has the benchmark of each prepared question of
+    which no result has fewer tokens than its answer in flight. The other arguments are those of
+    `ScoringClient.evaluate`.
     """
 
     def __init__(
@@ -42,6 +54,7 @@ class AnswersInFlight:
         progress: AnswerProgress,
         kept: Mapping[str, Completion],
         listener: AnswerListener,
+        counted: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         self.last_answer = time.monotonic()
         self.kept = 0
@@ -55,6 +68,8 @@ class AnswersInFlight:
         self._progress = progress
         self._kept = kept
         self._listener = listener
+        self._counted = counted
+        self._flying: dict[Future[Completion], int] = {}
         self._lock = threading.Lock()
         self._answered = 0
         self._is_cut = False
@@ -73,6 +88,8 @@ class AnswersInFlight:
             else:
                 rest.append((key, number, self._continued(prompt, kept), kept))
         futures = self._engine.submit([prompt for _, _, prompt, _ in rest])
+        numbers = [number for _, number, _, _ in rest]
+        self._flying |= dict(zip(futures, numbers, strict=True))
         for (key, number, prompt, kept), future in zip(rest, futures, strict=True):
             before = kept if prompt.begun else None
             future.add_done_callback(partial(self._forward, key, number, before))
@@ -81,6 +98,25 @@ class AnswersInFlight:
         """Cut off what is in flight."""
         self._is_cut = True
         self._engine.cut()
+
+    def count(self, in_flight: Mapping[Future[Completion], int]) -> None:
+        """Tell the listener of the tokens so far, given those of the answers in flight.
+
+        Called in the engine's thread, so that no answer is both finished and in flight. Other
+        answers than those of this evaluation are left out.
+        """
+        if self._is_cut or not self._flying:
+            return
+        with self._lock:
+            tokens = dict(self.lengths)
+        for future, count in in_flight.items():
+            number = self._flying.get(future)
+            if number is not None:
+                tokens[number] = count
+        found = Counter[str]()
+        for number in self._counted.keys() & tokens.keys():
+            found[self._counted[number]] += tokens[number]
+        self._listener.generated(found)
 
     def obey(self, message: FromScoring) -> None:
         """Do what the scoring process asks for."""
@@ -109,6 +145,7 @@ class AnswersInFlight:
 
         ``before`` is what there was of the answer.
         """
+        self._flying.pop(future, None)
         if future.cancelled():
             self._send(Unanswered(number=number))
             return
@@ -134,3 +171,17 @@ class AnswersInFlight:
             self._answered += 1
             answered = self._answered
         self._progress(answered, self._asked)
+
+
+class TokenCounts(PeriodicThread):
+    """Has the tokens of a flight counted every ``seconds``; waits for no engine."""
+
+    def __init__(
+        self, flight: AnswersInFlight, count: CountTokens, seconds: float = COUNT_SECONDS
+    ) -> None:
+        super().__init__("token-counts", seconds)
+        self._flight = flight
+        self._count = count
+
+    def _turn(self) -> None:
+        self._count(self._flight.count)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,10 +16,10 @@ from apbmm_common.datasets.benchmark_folders.selection import Places
 from apbmm_common.errors import EvaluationError
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_worker.engine.driver import Completion, Prompt
-from apbmm_worker.evaluation.answering import Answering, AnswerListener, AnswerProgress
+from apbmm_worker.evaluation.answering import Answering, AnswerListener, AnswerProgress, CountTokens
 from apbmm_worker.evaluation.asking_order import EVERYTHING, AnswerLengths, Step, asking_order
 from apbmm_worker.evaluation.cut_off import CutOff
-from apbmm_worker.evaluation.scoring.answers_in_flight import AnswersInFlight
+from apbmm_worker.evaluation.scoring.answers_in_flight import AnswersInFlight, TokenCounts
 from apbmm_worker.evaluation.scoring.engine_loan import EarlyEnd, EngineLoan, ReportWatch
 from apbmm_worker.evaluation.scoring.process import AskedBenchmark, ScoringProcess
 from apbmm_worker.evaluation.scoring_protocol import (
@@ -111,6 +112,7 @@ class ScoringClient:
         listener: AnswerListener | None = None,
         step: Step = EVERYTHING,
         early: EarlyEnd | None = None,
+        count: CountTokens | None = None,
     ) -> EvalScopeResult:
         """Ask the questions of a step, in the run's order or the step's, and have them scored.
 
@@ -119,6 +121,8 @@ class ScoringClient:
         on all. ``listener`` is told of the engine's answers, and of the outcomes of all.
         EvalScope's own output goes to ``out_dir/NAME``, which is replaced if it exists, and does
         not stay where the step left answers out.
+
+        With ``count`` the listener is told of the tokens of answers in flight, too.
 
         ``early`` is told when the engine is free before the report is made, where that takes more
         than `SHORT_REPORT_SECONDS`. Another thread may call this method then.
@@ -145,11 +149,14 @@ class ScoringClient:
                     )
                 )
                 flight = AnswersInFlight(
-                    loan, process.send, (len(order), len(asked)), limit, progress, kept, listener
-                )
+                    loan, process.send, (len(order), len(asked)), limit, progress, kept, listener,
+                    counted_questions(self.benchmarks()),
+                )  # fmt: skip
                 flight.ask(asked)
                 cut_off.in_flight(flight.cut)
-                last = self._last_message(process, watch, loan, flight)
+                counting = TokenCounts(flight, count) if count else contextlib.nullcontext()
+                with counting:
+                    last = self._last_message(process, watch, loan, flight)
                 if isinstance(last, Failed):
                     raise last.exception
                 self._lengths.learn(flight.lengths)
@@ -259,6 +266,22 @@ class ScoringClient:
                 if process in self._busy:  # it was not closed
                     self._busy.remove(process)
                     self._idle.append(process)
+
+
+def counted_questions(benchmarks: Sequence[AskedBenchmark]) -> dict[int, str]:
+    """The benchmark of each question whose tokens count while its answer is in flight.
+
+    Questions are numbered through all benchmarks. Left out are those of adapters that may ask on,
+    whose results have the tokens of the last answer alone, and those that two benchmarks ask: which
+    of them takes which answer is not known.
+    """
+    asking = Counter(ids for b in benchmarks for ids in {p.token_ids for p in b.prompts})
+    every = ((benchmark, prompt) for benchmark in benchmarks for prompt in benchmark.prompts)
+    return {
+        number: benchmark.name
+        for number, (benchmark, prompt) in enumerate(every)
+        if benchmark.asks_once and asking[prompt.token_ids] == 1
+    }
 
 
 def _by_life(

@@ -31,12 +31,16 @@ _MODULE = "apbmm_worker.evaluation.evalscope.scoring_process"
 
 @dataclass(frozen=True)
 class AskedBenchmark:
-    """A benchmark's prompts, the texts of their questions, and a digest that includes targets."""
+    """A benchmark's prompts, the texts of their questions, and a digest that includes targets.
+
+    ``asks_once``: its adapter asks each question once, and takes that answer as it is.
+    """
 
     name: str
     prompts: tuple[Prompt, ...]
     texts: tuple[str, ...]
     digest: str
+    asks_once: bool = False
 
 
 class ScoringProcess:
@@ -101,13 +105,14 @@ class ScoringProcess:
             match message:
                 case Questions():
                     questions.setdefault(message.benchmark, []).append(message)
-                case Ready(digests=digests):
+                case Ready(digests=digests, ask_once=ask_once):
                     self.questions = tuple(
                         AskedBenchmark(
                             name,
                             tuple(p.prompt for some in questions[name] for p in some.prompts),
                             tuple(p.text for some in questions[name] for p in some.prompts),
                             digest,
+                            name in ask_once,
                         )
                         for name, digest in digests.items()
                     )

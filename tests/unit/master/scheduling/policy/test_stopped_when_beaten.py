@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apbmm_common.protocol.messages import AnswersAck, Enough
+from apbmm_common.protocol.messages import AnswersAck, Enough, Evaluated
 from apbmm_common.run_file.sections.objectives import ObjectiveSection
 from apbmm_master.journal.assessment.first_steps import answers_of_a_merge
 from apbmm_master.journal.assessment.scores import best_with, broken_constraints, raw_metrics, score
@@ -28,8 +31,8 @@ from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.state.evaluations import TellCall
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.answer_tables import ScoredPart
-from apbmm_master.scheduling.policy.beaten_merges import ROUNDING, beaten_in_progress
-from apbmm_master.scheduling.policy.reachable_objectives import ReachableObjectives
+from apbmm_master.scheduling.policy.beaten_merges import INFEASIBLE, ROUNDING, beaten_in_progress
+from apbmm_master.scheduling.policy.reachable_objectives import ReachableObjectives, with_tokens
 from protocol_world import PROMPTS, Sim, World, measured_of, measurement, world_spec
 
 BUDGET = {"evaluations": 4, "initial": 2, "failures": 3}
@@ -49,9 +52,18 @@ def work(world: World, *, but: Sim | None = None) -> None:
     world.exchange()
 
 
-def rambling_run(budget: Mapping[str, int] = BUDGET, **steps: Any) -> tuple[World, Sim]:
+def rambling_run(
+    budget: Mapping[str, int] = BUDGET,
+    at_most: Mapping[str, float] = MappingProxyType({}),
+    **steps: Any,
+) -> tuple[World, Sim]:
     """A run with a measured merge, in which a worker holds another one that rambles."""
-    world = World(steps={"stop_beaten": True, **steps}, budget=budget)
+    world = World(
+        steps={"stop_beaten": True, **steps},
+        budget=budget,
+        at_most=dict(at_most),
+        generation={"max_tokens": 10_000, "context": 20_000},
+    )
     world.search = 60
     world.rambles = True
     world.join("a")
@@ -101,6 +113,111 @@ def test_it_is_stopped_once_the_best_that_it_can_become_is_beaten() -> None:
     assert [call.estimated for call in told] == [True]
     world.settle()
     assert RunState().replay(world.stored) == world.run_state
+
+
+def beat(world: World, worker: Sim, in_flight: int) -> None:
+    """A beat of a worker with so many tokens, of which no reply arrives."""
+    worker.in_flight = in_flight
+    worker.beat()
+    world.collect()
+    world.turn()
+
+
+def test_a_merge_that_breaks_a_limit_by_what_is_in_flight_is_stopped_before_any_answer() -> None:
+    world, b = rambling_run(at_most={"tokens": 900.0})
+    assert b.held is not None
+    name = b.held.evaluation
+    beat(world, b, 9_000)
+    assert not events(world, Beaten)
+    beat(world, b, 9_001)
+    (event,) = events(world, Beaten)
+    assert (event.evaluation, event.reason) == (name, INFEASIBLE)
+    b.in_flight = 0
+    world.exchange()
+    evaluation = world.run_state.evaluations[name]
+    assert evaluation.state is EvaluationState.STOPPED
+    assert evaluation.step is not None
+    assert evaluation.step.answered == 0
+    assert evaluations_spent(world.run_state) == pytest.approx(1.1), "one answer at least"
+    world.settle()
+    assert RunState().replay(world.stored) == world.run_state
+
+
+def test_a_run_of_merges_that_end_no_answer_ends() -> None:
+    world, b = rambling_run({**BUDGET, "evaluations": 2}, at_most={"tokens": 900.0})
+    b.in_flight = 9_001
+    for _ in range(100):
+        if world.end is not None:
+            break
+        world.now += 1.0
+        b.beat()
+        world.exchange()
+    assert world.run_state.finished
+    stopped = world.run_state.count(EvaluationState.STOPPED)
+    assert evaluations_spent(world.run_state) == pytest.approx(1 + stopped / 10)
+
+
+def test_tokens_in_flight_stop_a_merge_that_its_finished_answers_do_not() -> None:
+    world, _ = rambling_run()
+    measured = np.array(list(world.scores.update(world.run_state).front.values()))
+    wrong = {"sums": ScoredPart(6, 0.0, 30)}
+
+    def is_stopped(tokens: int) -> bool:
+        reachable = ReachableObjectives().update(
+            world.run_state, lambda _: wrong, lambda *_: {"sums": tokens}
+        )
+        return bool(list(beaten_in_progress(world.run_state, reachable, measured)))
+
+    done = world.run_state.evaluations[world.run_state.completed[0]].body
+    assert isinstance(done, Evaluated)
+    most = 10 * done.benchmarks["sums"].metrics["tokens"]
+    assert [is_stopped(math.floor(most)), is_stopped(math.ceil(most) + 1)] == [False, True]
+    assert not is_stopped(0)
+
+
+def test_tokens_in_flight_are_lost_with_their_attempt() -> None:
+    world, b = rambling_run()
+    assert b.held is not None
+    name = b.held.evaluation
+    ((_, attempt),) = world.run_state.active_attempts()
+    b.in_flight = 40_000
+    b.beat()
+    world.exchange()
+    assert not events(world, Beaten)
+    assert world.fleet.generated("b", attempt.lease) == {"sums": 40_000}
+    assert world.fleet.generated("a", attempt.lease) == {}
+    assert world.fleet.generated("b", f"{attempt.lease}0") == {}
+    again = world.join("b")
+    for _ in range(3):
+        again.beat()
+        world.exchange()
+    assert again.held is not None
+    assert again.held.evaluation == name
+    assert again.held.lease != attempt.lease
+    assert world.fleet.generated("b", attempt.lease) == {}
+    assert world.fleet.generated("b", again.held.lease) == {}
+
+
+def test_a_number_of_tokens_that_cannot_be_is_ignored() -> None:
+    world, b = rambling_run(at_most={"tokens": 900.0})
+    assert world.run_state.spec is not None
+    most = 10 * world.run_state.spec.generation.max_tokens
+    beat(world, b, most + 1)
+    assert not events(world, Beaten)
+    beat(world, b, most)
+    assert events(world, Beaten)
+
+
+def test_of_two_numbers_of_tokens_the_larger_one_counts() -> None:
+    parts = {"a": ScoredPart(2, 1.0, 30), "b": ScoredPart(1, 0.0, 30)}
+    answers = {"a": 10, "b": 10, "c": 10}
+    generated = {"a": 20, "b": 40, "c": 50, "d": 60}
+    assert with_tokens(parts, generated, answers, longest=5) == {
+        "a": ScoredPart(2, 1.0, 30),
+        "b": ScoredPart(1, 0.0, 40),
+        "c": ScoredPart(0, 0.0, 50),
+    }
+    assert with_tokens(parts, generated, answers, longest=4).keys() == {"a", "b"}
 
 
 @pytest.mark.parametrize(("evaluations", "spent"), [(2, 1.5), (4, 3.5)])
@@ -307,6 +424,48 @@ def test_what_is_stopped_could_never_have_been_on_the_front(
 
 @given(
     scores=st.lists(st.sampled_from([0.0, 1.0]), min_size=10, max_size=10),
+    tokens=st.lists(st.integers(1, 900), min_size=10, max_size=10),
+    lanes=st.integers(1, 10),
+    late=st.integers(0, 10),
+    moment=st.floats(0.0, 1.0),
+    rival=st.tuples(st.floats(0.0, 1.0), st.floats(1.0, 900.0)),
+)
+def test_at_no_moment_of_a_generation_a_member_of_the_front_is_stopped(
+    scores: list[float], tokens: list[int], lanes: int, late: int, moment: float,
+    rival: tuple[float, float],
+) -> None:  # fmt: skip
+    """``lanes`` answers at once; up to ``late`` of the ended ones are not scored yet."""
+    world, _ = RAMBLING
+    done = world.run_state.evaluations[world.run_state.completed[0]]
+    free = [0] * lanes
+    spans = []
+    for length in tokens:
+        begin = heapq.heappop(free)
+        heapq.heappush(free, begin + length)
+        spans.append((begin, begin + length))
+    before = done.body
+    try:
+        done.body = measurement(*rival)
+        measured = np.array([score(world.run_state, done)])
+        done.body = measurement(sum(scores) / 10, sum(tokens) / 10)
+        whole = np.array(score(world.run_state, done))
+    finally:
+        done.body = before
+    name = next(e.id for e, _ in world.run_state.active_attempts())
+    now = math.floor(moment * max(free))
+    ended = [n for n, (_, end) in enumerate(spans) if end <= now][: 10 - late]
+    part = ScoredPart(len(ended), sum(scores[n] for n in ended), sum(tokens[n] for n in ended))
+    so_far = sum(min(max(now - begin, 0), end - begin) for begin, end in spans)
+    parts = with_tokens({"sums": part}, {"sums": so_far}, {"sums": 10}, 900)
+    best = np.array(best_with(world.run_state, parts, {"sums": 10}))
+    assert (whole <= best + ROUNDING).all()
+    assert (best <= best_with(world.run_state, {"sums": part}, {"sums": 10})).all()
+    if list(beaten_in_progress(world.run_state, {name: best}, measured)):
+        assert (measured[0] >= whole).all()
+
+
+@given(
+    scores=st.lists(st.sampled_from([0.0, 1.0]), min_size=10, max_size=10),
     tokens=st.lists(st.integers(1, 5000), min_size=10, max_size=10),
     answered=st.integers(0, 10),
     least=st.floats(0.0, 1.0),
@@ -337,13 +496,18 @@ def test_the_best_is_computed_once_for_the_same_answers() -> None:
     world, b = rambling_run()
     answer(world, b, 1)
     reachable = ReachableObjectives()
-    first = reachable.update(world.run_state, world.tables.scored)
-    again = reachable.update(world.run_state, world.tables.scored)
+    tokens = {"sums": 1}
+    first = reachable.update(world.run_state, world.tables.scored, lambda *_: dict(tokens))
+    again = reachable.update(world.run_state, world.tables.scored, lambda *_: dict(tokens))
     assert list(first) == list(again) == [b.held.evaluation if b.held else ""]
     assert all(first[name] is again[name] for name in first)
     answer(world, b, 1)
     later = reachable.update(world.run_state, world.tables.scored)
     assert all(later[name] is not first[name] for name in first)
+    tokens["sums"] = 30_000
+    last = reachable.update(world.run_state, world.tables.scored, lambda *_: dict(tokens))
+    assert all((last[name] <= later[name]).all() for name in later)
+    assert all((last[name] < later[name]).any() for name in later)
 
 
 def test_where_more_tokens_are_better_no_end_of_them_is_known() -> None:

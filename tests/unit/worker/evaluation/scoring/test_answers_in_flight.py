@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apbmm_common.errors import EvaluationError
 from apbmm_common.protocol.answers import answer_key
 from apbmm_worker.engine.driver import Completion, Prompt
 from apbmm_worker.evaluation.answering import AnswerListener
 from apbmm_worker.evaluation.scoring.answers_in_flight import AnswersInFlight
+from apbmm_worker.evaluation.scoring.client import counted_questions
+from apbmm_worker.evaluation.scoring.process import AskedBenchmark
 from apbmm_worker.evaluation.scoring_protocol import Answered, ToScoring, Unanswered
 
 PREPARED = 4
 LIMIT = 9
+COUNTED = {0: "a", 1: "a", 2: "b"}
+"""Whose tokens in flight count; the adapter of the last question may ask on."""
 
 
 class FakeEngine:
@@ -42,15 +50,23 @@ class FakeEngine:
                 tokens = (*asked.begun, *self.written)
                 future.set_result(Completion("", tokens, len(asked.token_ids), "cut", 0.25))
 
+    def count_tokens(self, tell: Callable[[Mapping[Future[Completion], int]], None]) -> None:
+        pairs = zip(self.futures, self.asked, strict=True)
+        tell({f: len(a.begun) + len(self.written) for f, a in pairs if not f.done()})
+
 
 class Listening(AnswerListener):
     def __init__(self) -> None:
+        self.counts: list[dict[str, int]] = []
         self.keys: list[str] = []
         self.answers: list[Completion] = []
 
     def answered(self, key: str, completion: Completion) -> None:
         self.keys.append(key)
         self.answers.append(completion)
+
+    def generated(self, tokens: Mapping[str, int]) -> None:
+        self.counts.append(dict(tokens))
 
 
 def prompt(number: int) -> Prompt:
@@ -83,6 +99,7 @@ class Flight:
             self._report,
             answers,
             self.listener,
+            COUNTED,
         )
 
     def _report(self, done: int, total: int) -> None:
@@ -173,3 +190,66 @@ def test_an_answer_of_which_nothing_new_was_generated_is_not_told() -> None:
     flight.flight.cut()
     assert [message.number for message in flight.sent if isinstance(message, Answered)] == [0, 1, 2]
     assert flight.listener.keys == []
+
+
+def test_tokens_of_finished_and_kept_answers_count_with_those_in_flight() -> None:
+    flight = Flight(0, begun={1: (7, 8)})
+    flight.flight.ask([(number, prompt(number)) for number in range(PREPARED)])
+    flight.flight.ask([(PREPARED, prompt(9))])
+    flight.engine.written = (4, 4, 4)
+    flight.engine.count_tokens(flight.flight.count)
+    assert flight.listener.counts == [{"a": 1 + (2 + 3), "b": 3}]
+    flight.engine.futures[1].set_result(Completion("", (1,) * 8, 3, "stop", 0.5))
+    flight.engine.count_tokens(flight.flight.count)
+    assert flight.listener.counts[1:] == [{"a": 6, "b": 8}]
+    flight.flight.count({Future(): 10**6})
+    assert flight.listener.counts[2:] == [{"a": 1, "b": 8}], "an answer to another merge"
+
+
+def test_nothing_is_told_once_all_is_answered_or_cut_off() -> None:
+    flight = Flight()
+    flight.flight.ask([(0, prompt(0)), (1, prompt(1))])
+    flight.flight.cut()
+    flight.engine.count_tokens(flight.flight.count)
+    flight = Flight(0, 1)
+    flight.flight.ask([(0, prompt(0)), (1, prompt(1))])
+    flight.engine.count_tokens(flight.flight.count)
+    assert flight.listener.counts == []
+
+
+@given(
+    lengths=st.lists(st.integers(1, LIMIT), min_size=PREPARED, max_size=PREPARED),
+    begun=st.lists(st.integers(0, LIMIT), min_size=PREPARED, max_size=PREPARED),
+    writes=st.lists(st.integers(0, PREPARED - 1), max_size=PREPARED * LIMIT),
+)
+def test_no_count_is_more_than_the_answers_will_have(
+    lengths: list[int], begun: list[int], writes: list[int]
+) -> None:
+    """A token at a time, in any order; some answers are kept, and others have a beginning."""
+    kept = {n for n in range(PREPARED) if begun[n] > lengths[n]}
+    written = {n: min(begun[n], lengths[n] - 1) for n in range(PREPARED) if n not in kept}
+    flight = Flight(*kept, begun={n: (7,) * count for n, count in written.items()})
+    flight.flight.ask([(number, prompt(number)) for number in range(PREPARED)])
+    futures = dict(zip(written, flight.engine.futures, strict=True))
+    for number in writes:
+        if number in written:
+            written[number] += 1
+            if written[number] == lengths[number]:
+                answer = Completion("", (7,) * written.pop(number), 3, "stop", 0.5)
+                futures[number].set_result(answer)
+        flight.flight.count({futures[n]: count for n, count in written.items()})
+    lengths = [1 if n in kept else lengths[n] for n in range(PREPARED)]
+    whole = {"a": lengths[0] + lengths[1], "b": lengths[2]}
+    for before, after in itertools.pairwise([{}, *flight.listener.counts]):
+        assert before.keys() <= after.keys() <= whole.keys()
+        assert all(before.get(name, 0) <= after[name] <= whole[name] for name in after)
+
+
+def test_questions_count_that_one_benchmark_asks_once() -> None:
+    def asked(name: str, *numbers: int, asks_once: bool = True) -> AskedBenchmark:
+        return AskedBenchmark(name, tuple(map(prompt, numbers)), (), "", asks_once)
+
+    turns = asked("turns", 1, 2, asks_once=False)
+    benchmarks = [asked("a", 3, 4, 4), turns, asked("b", 2, 4, 5)]
+    assert counted_questions(benchmarks) == {0: "a", 7: "b"}
+    assert counted_questions(benchmarks[:2]) == {0: "a", 1: "a", 2: "a"}
