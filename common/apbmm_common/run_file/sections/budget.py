@@ -22,8 +22,9 @@ class BudgetSection(Section):
 
     evaluations: Positive | None = None
     """Merges whose evaluation is completed; those that pause or are stopped count by the share of
-    their answers, with one answer at least. Where merges are stopped, but not measured in steps, another one is begun as long
-    as more than half of one is left. The references do not count. 40 where no limit is given."""
+    their answers, with one answer at least. Where merges are stopped, but not measured in steps,
+    another one is begun as long as more than half of one is left. The references do not count. 40
+    where no limit is given."""
     gpu_hours: Annotated[Number, Field(gt=0), Unit("hours")] | None = None
     """Hours that workers hold leases, times the cards of each worker; a CPU worker counts as one
     card. Everything leased counts: merges, references, the measurement of the layers, and attempts
