@@ -115,25 +115,25 @@ def evaluated(
         while waiting and len(running) < lanes:
             question = waiting.pop()
             heapq.heappush(running, (now + merge.tokens[question], question, now))
-        then = running[0][0]
-        others = np.array([question for _, question, _ in running])
-        begun = np.array([begin for *_, begin in running])
+        # The beats before the next answer ends.
+        beats = range(math.ceil(now / BEAT), math.ceil(running[0][0] / BEAT))
+        if beats and len(measured):
 
-        def made_by(beat: int) -> Array:
-            found = made.copy()
-            found[others] = beat * BEAT - begun  # noqa: B023 - called in this turn of the loop
-            return found
+            def made_by(beat: int) -> Array:
+                found = made.copy()
+                found[[question for _, question, _ in running]] = [
+                    beat * BEAT - begun for *_, begun in running
+                ]
+                return found
 
-        def is_beaten(beat: int) -> bool:
-            tokens = made_by(beat) if flying else made
-            return certainly_beaten(scale.objectives(scores, tokens), measured)
+            def is_beaten(beat: int) -> bool:
+                tokens = made_by(beat) if flying else made
+                return certainly_beaten(scale.objectives(scores, tokens), measured)
 
-        # The beats before the next answer ends; what can still be reached only falls.
-        beats = range(math.ceil(now / BEAT), math.ceil(then / BEAT)) if len(measured) else range(0)
-        if beats and is_beaten(beats[-1] if flying else beats[0]):
-            first = bisect.bisect_left(beats, True, key=is_beaten)
-            tokens = made_by(beats[first])
-            return Ended(beats[first] * BEAT, float(tokens.sum()), stopped=True)
+            # What can still be reached only falls, so the last beat tells of all.
+            if is_beaten(beats[-1]):
+                first = beats[bisect.bisect_left(beats, True, key=is_beaten)]
+                return Ended(first * BEAT, float(made_by(first).sum()), stopped=True)
         now, question, _ = heapq.heappop(running)
         scores[question], made[question] = merge.scores[question], merge.tokens[question]
     return Ended(now, float(made.sum()), stopped=False)
@@ -236,11 +236,13 @@ def rambling(merge: Answered, rng: np.random.Generator) -> Answered:
 
 def rows(name: str, lanes: int, runs: Sequence[Run]) -> Iterator[list[str]]:
     """The rows of the runs of one kind: means over these."""
-    every = [evaluations(run, lanes, longest=False, stops=False) for run in runs]
+    wholes = {
+        longest: [evaluations(run, lanes, longest=longest, stops=False) for run in runs]
+        for longest in (False, True)
+    }
     for longest, flying in itertools.product((False, True), repeat=2):
         shares, stopped, missed = [], [], 0
-        for run, base in zip(runs, every, strict=True):
-            whole = evaluations(run, lanes, longest=True, stops=False) if longest else base
+        for run, base, whole in zip(runs, wholes[False], wholes[longest], strict=True):
             ended = evaluations(run, lanes, longest=longest, flying=flying)
             time = sum(each.time for each in base)
             shares.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -60,6 +61,9 @@ class Shelf(AnswerDelivery):
     def __init__(self) -> None:
         self.answers: dict[str, KeptAnswer] = {}
         self.outcomes: list[ScoredOutcome] = []
+        self.counts: list[dict[str, int]] = []
+        self.had_more = False
+        """Whether more tokens were told than the outcomes had by then."""
         self.late: Callable[[int], bool] = lambda _: False
         self.is_closed = False
 
@@ -73,6 +77,10 @@ class Shelf(AnswerDelivery):
             old = self.answers.setdefault(answer.key, answer)
             self.answers[answer.key] = answer if replaces(answer, old) else old
         self.outcomes += event.outcomes
+        if event.generated:
+            self.counts.append(event.generated)
+            known = sum(outcome.tokens for outcome in self.outcomes)
+            self.had_more |= sum(event.generated.values()) > known
         self.is_closed = self.late(len(self.answers))
 
     async def fetch(
@@ -106,6 +114,14 @@ def assert_same_results(found: Evaluated, expected: Evaluated) -> None:
         assert {k: v for k, v in result.metrics.items() if k != "seconds"} == {
             k: v for k, v in before.metrics.items() if k != "seconds"
         }
+
+
+def assert_counts_are_bounds(shelf: Shelf, result: Evaluated) -> None:
+    """The tokens that were told are never more than there are at last."""
+    whole = {n: sum(row[2] for row in found.outcomes) for n, found in result.benchmarks.items()}
+    for before, after in itertools.pairwise([{}, *shelf.counts]):
+        assert before.keys() <= after.keys() <= whole.keys()
+        assert all(before.get(name, 0) <= after[name] <= whole[name] for name in after)
 
 
 async def test_a_step_and_the_rest_after_a_kill_give_the_outcomes_of_a_whole_evaluation(
@@ -156,6 +172,8 @@ async def test_a_step_and_the_rest_after_a_kill_give_the_outcomes_of_a_whole_eva
     assert 0 < cut <= min(AT_ONCE, STEP - answered)
     assert (stepped.finished, len(stepped.answers)) == (answered, answered + cut)
     assert len(stepped.outcomes) == answered
+    assert whole.had_more, "those of answers in flight"
+    assert_counts_are_bounds(whole, undisturbed)
     for name, part in step.benchmarks.items():
         assert set(part.outcomes) <= set(undisturbed.benchmarks[name].outcomes)
     for key, answer in stepped.unpacked().items():
@@ -167,6 +185,7 @@ async def test_a_step_and_the_rest_after_a_kill_give_the_outcomes_of_a_whole_eva
     assert rest.unpacked() == whole.unpacked()
     assert rows(rest.outcomes) == rows(whole.outcomes)
     assert_same_results(again, undisturbed)
+    assert_counts_are_bounds(rest, again)
 
 
 @pytest.fixture
