@@ -234,8 +234,9 @@ def test_estimates_are_the_same_whenever_and_together_with_whatever_they_are_mad
         assert list(grown) == [f"p{i}" for i in range(step + 1)]
 
 
+@pytest.mark.parametrize(("answered", "cut"), [(20, 2), (10, 8)])
 def test_a_merge_that_went_on_and_was_beaten_is_estimated_from_all_its_answers(
-    tmp_path: Path,
+    tmp_path: Path, answered: int, cut: int
 ) -> None:
     run, book = Run(tmp_path), OutcomeBook()
     run.begin("e0", "e1")
@@ -243,7 +244,7 @@ def test_a_merge_that_went_on_and_was_beaten_is_estimated_from_all_its_answers(
     first = book.estimates(outcome_request(run.run_state, run.folder))
     run.lease("p", 2)
     run.add(Beaten(evaluation="p", lease="p.2", reason="beaten"))
-    run.pause("p", answered=20, attempt=2)
+    run.pause("p", answered, cut, attempt=2)
     grown = book.estimates(outcome_request(run.run_state, run.folder))
     assert grown == run.estimates()
     assert grown["p"]["sums"]["tokens"][1] < first["p"]["sums"]["tokens"][1]
