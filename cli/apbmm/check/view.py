@@ -8,7 +8,7 @@ from rich.console import Console
 
 from apbmm.check.inspect import Inspection
 from apbmm.check.questions import shortened
-from apbmm.results.words import asked_in_words, in_list
+from apbmm.results.words import asked_in_words, in_list, weighed_in_words
 from apbmm_common.checkpoint.headers import Checkpoint, layer_count
 from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.checkpoint.roles import BASE_ROLE
@@ -216,15 +216,14 @@ def _prior(spec: RunSpec) -> str:
 
 def _objective(objective: ObjectiveSection, spec: RunSpec) -> str:
     weights = objective.benchmarks or dict.fromkeys((b.name for b in spec.benchmarks), 1.0)
-    equal = len({*weights.values()}) == 1
-    names = [name if equal else f"{name} (weight {weight:g})" for name, weight in weights.items()]
     described = metric(objective.metric)
     zero, one = objective.vanilla, objective.expert
     if objective.scale is not None:
         zero, one = map(described.text_with_unit, objective.scale)
     elif objective.target is not None:
         zero, one = "the worst source", described.text_with_unit(objective.target)
-    return f"{objective.name}: {objective.metric} on {', '.join(names)}, 0 = {zero}, 1 = {one}"
+    where = weighed_in_words(weights)
+    return f"{objective.name}: {objective.metric} on {where}, 0 = {zero}, 1 = {one}"
 
 
 def _constraints(spec: RunSpec) -> list[Row]:

@@ -33,7 +33,8 @@ def table(search: RunResults, found: Confirmation) -> Table:
     shown.add_column("merge", no_wrap=True)
     names = _metrics(search)
     for name in names:
-        shown.add_column(f"{name}\nsearch", justify="right")
+        where = search.where(benchmarks_of(name, search))
+        shown.add_column(f"{name}{where}\nsearch", justify="right")
         shown.add_column("\nconfirmed", justify="right")
     shown.add_column("still on\nthe front")
     for merge in found.merges:

@@ -128,7 +128,7 @@ def _orders(request: ExportRequest, results: RunResults) -> list[Order]:
             f"nothing fits: {choice.reason}",
             f"--eval names one; near to it: {near}" if near else "",
         )
-    return [order(choice.evaluation, request.out, choice.reason)]
+    return [order(choice.evaluation, request.out, choice.in_words)]
 
 
 def _completed(results: RunResults, name: str) -> EvaluationResult:

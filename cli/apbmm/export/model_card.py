@@ -226,15 +226,17 @@ def questions_in_words(benchmark: BenchmarkSection) -> str:
 def _chosen(benchmark: BenchmarkSection) -> str:
     if benchmark.held_out:
         return "those of its questions that were kept out of the search: a subset"
-    if benchmark.holdout:
-        return f"{1 - benchmark.holdout:.0%} of its questions, the rest kept out: a subset"
+    part = ""
     if benchmark.question_ids is not None:
-        return f"{len(benchmark.question_ids)} chosen questions: a subset"
-    if benchmark.sample is not None:
-        return f"a random sample of {benchmark.sample} questions: a subset"
-    if benchmark.questions is not None:
-        return f"its first {benchmark.questions} questions: a subset"
-    return "all questions of its data file"
+        part = f"{len(benchmark.question_ids)} chosen questions"
+    elif benchmark.sample is not None:
+        part = f"a random sample of {benchmark.sample} questions"
+    elif benchmark.questions is not None:
+        part = f"its first {benchmark.questions} questions"
+    if benchmark.holdout:
+        share = f"{1 - benchmark.holdout:.0%} of {part or 'its questions'}"
+        return f"{share}, the rest kept out: a subset"
+    return f"{part}: a subset" if part else "all questions of its data file"
 
 
 def _front(facts: CardFacts) -> Iterator[str]:
@@ -255,7 +257,7 @@ def _front(facts: CardFacts) -> Iterator[str]:
         )
     metrics = [m for m in ("accuracy", "tokens") if all(e.figure(m) is not None for e in shown)]
     yield from _table(
-        ("merge", *results.objectives, *metrics),
+        ("merge", *results.objectives, *(results.over_all(name) for name in metrics)),
         (
             (
                 f"**{each.id}**" if each.id == evaluation.id else each.id,

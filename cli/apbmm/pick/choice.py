@@ -65,6 +65,12 @@ class Choice:
     references_within: tuple[str, ...]
 
     @property
+    def in_words(self) -> str:
+        """The reason with the limits, for a reader who does not see these beside it."""
+        limits = ", ".join(map(limit_in_words, self.preference.limits))
+        return f"{self.reason} ({limits})" if limits else self.reason
+
+    @property
     def evaluation(self) -> EvaluationResult | None:
         """The merge to serve."""
         return self.ranked[0] if self.ranked else None
@@ -110,8 +116,9 @@ def choose(results: RunResults, preference: Preference) -> Choice:
     for limit in limits:
         _require_known(results, limit)
     within = [each for each in merges if all(fits(results, each, limit) for limit in limits)]
-    key, criterion = _criterion(results, preference)
+    key, objective = _criterion(results, preference)
     ranked = tuple(sorted(within, key=key, reverse=True))
+    criterion = _best(objective, ranked) if objective and ranked else ""
     reason = _reason(preference, criterion, len(within), len(merges))
     if not limits:
         reason = _without_knee(results, ranked[0]) or reason
@@ -201,8 +208,8 @@ def _require_known(results: RunResults, limit: Limit) -> None:
 Key = Callable[[EvaluationResult], tuple[float, ...]]
 
 
-def _criterion(results: RunResults, preference: Preference) -> tuple[Key, str]:
-    """The key by which merges are ranked, the best largest, and its name."""
+def _criterion(results: RunResults, preference: Preference) -> tuple[Key, ObjectiveSection | None]:
+    """The key by which merges are ranked, the best largest, and the objective that it is."""
     sums = _range_sums(results)
     named = {limit.name for limit in preference.limits}
     free = [
@@ -211,9 +218,9 @@ def _criterion(results: RunResults, preference: Preference) -> tuple[Key, str]:
         if preference.limits and not _speaks_of(results, named, objective)
     ]
     if preference.knee or len(free) != 1:
-        return lambda each: (sums(each),), ""
+        return lambda each: (sums(each),), None
     index, objective = free[0]
-    return lambda each: (_objectives(each)[index], sums(each)), _best(objective)
+    return lambda each: (_objectives(each)[index], sums(each)), objective
 
 
 def _speaks_of(results: RunResults, named: set[str], objective: ObjectiveSection) -> bool:
@@ -221,13 +228,17 @@ def _speaks_of(results: RunResults, named: set[str], objective: ObjectiveSection
     return objective.name in named or objective.metric in metrics
 
 
-def _best(objective: ObjectiveSection) -> str:
-    """The best of an objective in words."""
-    match objective.metric:
-        case "accuracy":
-            return "most accurate"
-        case "tokens":
-            return "cheapest in tokens"
+def _best(objective: ObjectiveSection, ranked: Sequence[EvaluationResult]) -> str:
+    """What the first of the merges is, by an objective.
+
+    An objective scales each benchmark by itself, and may leave some out: its best need not have the
+    largest accuracy over all of them, nor the fewest tokens.
+    """
+    means = [figure.value for each in ranked if (figure := each.figure(objective.metric))]
+    if objective.metric == "accuracy" and means[0] == max(means):
+        return "most accurate"
+    if objective.metric == "tokens" and means[0] == min(means):
+        return "cheapest in tokens"
     return f"best in {objective.name}"
 
 

@@ -19,17 +19,29 @@ def ratios(results: RunResults, evaluation: EvaluationResult, reference: str) ->
     Without metrics that one of the two lacks or the reference has at 0.
     """
     found: dict[str, float] = {}
+    for name, _, ratio in _shares(results, evaluation, reference):
+        found.setdefault(name, ratio)
+    return found
+
+
+def _shares(
+    results: RunResults, evaluation: EvaluationResult, reference: str
+) -> Iterator[tuple[str, str, float]]:
+    """Of each objective the metric, what benchmarks it is over (`RunResults.where`), the ratio."""
     for objective in results.spec.objectives:
         ours = evaluation.figure(objective.metric, objective.benchmarks or ())
         theirs = results.references[reference].figure(objective.metric, objective.benchmarks or ())
         if ours is not None and theirs is not None and theirs.value:
-            found.setdefault(objective.metric, ours.value / theirs.value)
-    return found
+            where = results.where(objective.benchmarks)
+            yield objective.metric, where, ours.value / theirs.value
 
 
 def against(results: RunResults, evaluation: EvaluationResult, reference: str) -> str:
     """As in "87% of thinking's accuracy for 41% of its tokens"; of more metrics a list."""
-    found = ratios(results, evaluation, reference)
+    # Objectives of one metric on the same benchmarks have one share.
+    found = {
+        f"{name}{where}": ratio for name, where, ratio in _shares(results, evaluation, reference)
+    }
     whose = [f"{reference}'s", *["its"] * len(found)]
     shares = [
         f"{ratio:.0%} of" if ratio < 2.0 else f"{ratio:.1f} times" for ratio in found.values()

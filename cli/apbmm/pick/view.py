@@ -166,7 +166,8 @@ def ranking(results: RunResults, ranked: Sequence[EvaluationResult]) -> Table:
     metrics = results.shown_metrics
     shown = [name for name in metrics if any(each.figure(name) for each in ranked)]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("rank", "id", "front", *results.objectives, *shown):
+    over_all = (results.over_all(name) for name in shown)
+    for heading in ("rank", "id", "front", *results.objectives, *over_all):
         table.add_column(heading, justify="left" if heading in ("id", "front") else "right")
     for rank, each in enumerate(ranked, 1):
         table.add_row(

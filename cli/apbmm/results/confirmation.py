@@ -12,6 +12,7 @@ from apbmm.results.words import asked_in_words
 from apbmm_common.metrics import Better, metric
 from apbmm_master.journal.run_start.confirmation import confirm_folder
 from apbmm_master.journal.storage.store import NAME as JOURNAL
+from apbmm_master.search.pareto import hypervolume
 
 SAME_QUESTIONS = (
     "the questions are those of the search, with answers drawn anew: this rules out luck with the "
@@ -78,6 +79,17 @@ class Confirmation:
         """How many merges are still to be measured."""
         return self.wanted - sum(merge.search.purpose != "reference" for merge in self.merges)
 
+    def hypervolume_in(self, search: RunResults) -> float:
+        """That of the confirmed merges by the search's measurements: of the front, or of some."""
+        points = [
+            merge.search.objectives
+            for merge in self.merges
+            if merge.search.purpose != "reference"
+            and merge.search.objectives is not None
+            and not merge.search.breaks
+        ]
+        return hypervolume(points, search.spec.hypervolume_reference) if points else 0.0
+
     def of(self, name: str) -> ConfirmedMerge | None:
         """The merge or reference of an id; None while it is not confirmed."""
         return next((merge for merge in self.merges if merge.id == name), None)
@@ -133,8 +145,9 @@ def conclusion(search: RunResults, found: Confirmation, goes_on: str = "") -> li
         lines.append(f"no objectives on these questions: {found.run.trouble}")
     elif found.run.front:
         lines.append(
-            f"hypervolume {search.hypervolume:.4f} in the search, {found.run.hypervolume:.4f} "
-            "confirmed (each scaled by the references on its own questions)"
+            f"hypervolume {found.hypervolume_in(search):.4f} in the search, "
+            f"{found.run.hypervolume:.4f} confirmed (of the confirmed merges alone, each scaled by "
+            "the references on its own questions)"
         )
     missing = found.missing
     if missing and found.run.condition == "running":

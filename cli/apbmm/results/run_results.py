@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from apbmm.results.figures import BenchmarkFigures, Figure, mean_figure
 from apbmm.results.run_directories import local_address, run_directory
+from apbmm.results.words import weighed_in_words
 from apbmm_common.errors import UsageError
 from apbmm_common.metrics import shown_metrics
 from apbmm_common.protocol.messages import Evaluated
@@ -191,6 +192,20 @@ class RunResults:
     def objectives(self) -> tuple[str, ...]:
         """Names of the objectives."""
         return tuple(objective.name for objective in self.spec.objectives)
+
+    def over_all(self, metric: str) -> str:
+        """The heading of a metric's mean over all benchmarks: ``all accuracy`` where several."""
+        return f"all {metric}" if len(self.spec.benchmarks) > 1 else metric
+
+    def where(self, weights: Mapping[str, float] | None) -> str:
+        """What a mean over benchmarks with these weights is over: " on chain, trail".
+
+        "" where it is over all of them alike, as without weights.
+        """
+        names = {benchmark.name for benchmark in self.spec.benchmarks}
+        if not weights or (weights.keys() == names and len({*weights.values()}) == 1):
+            return ""
+        return f" on {weighed_in_words(weights)}"
 
     @property
     def shown_metrics(self) -> tuple[str, ...]:

@@ -51,6 +51,14 @@ def in_list(names: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
+def weighed_in_words(weights: Mapping[str, float]) -> str:
+    """Benchmarks of a mean: "chain, trail", with their weights where these differ."""
+    equal = len({*weights.values()}) == 1
+    return ", ".join(
+        name if equal else f"{name} (weight {weight:g})" for name, weight in weights.items()
+    )
+
+
 def asked_in_words(questions: int | None, repeats: int) -> str:
     """What is asked: "30 questions", or "30 questions x 8" where each has several answers.
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from apbmm.report.document import ReportSection, ReportTable
-from apbmm.results.confirmation import SAME_QUESTIONS, Confirmation, ConfirmedMerge, common_falls
+from apbmm.results.confirmation import (
+    SAME_QUESTIONS,
+    Confirmation,
+    ConfirmedMerge,
+    benchmarks_of,
+    common_falls,
+)
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import figure_in_words
 
@@ -24,8 +30,8 @@ def confirmation_section(
         paragraphs=(
             f"{confirmation.holding} of {len(confirmation.front)} confirmed members of the front "
             "are on the front of the confirmed merges as well. The hypervolume of the confirmed "
-            f"front is {confirmation.run.hypervolume:.4f}, that of the search "
-            f"{results.hypervolume:.4f}.",
+            f"front is {confirmation.run.hypervolume:.4f}, that of the same merges in the search "
+            f"{confirmation.hypervolume_in(results):.4f}.",
             *(f"{line[0].upper()}{line[1:]}." for line in common_falls(results, confirmation)),
             *([f"{SAME_QUESTIONS.capitalize()}."] if confirmation.asks_the_same_questions else []),
         ),
@@ -34,13 +40,17 @@ def confirmation_section(
                 (
                     "evaluation",
                     "holds",
-                    *(f"{name}, {when}" for name in names for when in ("search", "confirmed")),
+                    *(
+                        f"{name}{results.where(benchmarks_of(name, results))}, {when}"
+                        for name in names
+                        for when in ("search", "confirmed")
+                    ),
                 ),
                 tuple(
                     (
                         merge.id,
                         merge.holds_in_words,
-                        *_cells(merge, names),
+                        *_cells(merge, names, results, confirmation.run),
                     )
                     for merge in confirmation.merges
                 ),
@@ -51,9 +61,11 @@ def confirmation_section(
     )
 
 
-def _cells(merge: ConfirmedMerge, names: list[str]) -> tuple[str, ...]:
+def _cells(
+    merge: ConfirmedMerge, names: list[str], search: RunResults, again: RunResults
+) -> tuple[str, ...]:
     return tuple(
-        figure_in_words(name, each.figure(name))
+        figure_in_words(name, each.figure(name, benchmarks_of(name, run)))
         for name in names
-        for each in (merge.search, merge.confirmed)
+        for each, run in ((merge.search, search), (merge.confirmed, again))
     )

@@ -151,7 +151,7 @@ def _with_comparison(results: RunResults, choice: Choice) -> str:
     chosen = choice.evaluation
     assert chosen is not None
     compared = (against(results, chosen, name) for name in results.references)
-    return f"{chosen.id}, {choice.reason}. {'; '.join(filter(None, compared))}."
+    return f"{chosen.id}, {choice.in_words}. {'; '.join(filter(None, compared))}."
 
 
 def _doubts(

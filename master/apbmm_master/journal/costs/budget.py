@@ -90,8 +90,13 @@ class Limit:
 
 
 def amount(value: float) -> str:
-    """A number of a limit's unit for people: whole from 100 on, else two decimals at most."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}".rstrip("0").rstrip(".")
+    """A number of a limit's unit for people: whole from 100 on, else two decimals at most.
+
+    Below 0.1 it has four decimals at most.
+    """
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.{2 if value >= 0.1 else 4}f}".rstrip("0").rstrip(".")
 
 
 def limits(run_state: RunState, budget: BudgetSection | None = None) -> tuple[Limit, ...]:

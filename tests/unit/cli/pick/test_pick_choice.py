@@ -228,6 +228,44 @@ def test_a_merge_whose_confirmed_figure_misses_a_limit_is_doubted(
     assert (words in told) == misses
 
 
+def two_benchmarks(sums: tuple[float, float], words: tuple[float, float]) -> Evaluated:
+    """Accuracy and tokens on each of two benchmarks."""
+    bodies = {"sums": measurement(*sums), "words": measurement(*words)}
+    return Evaluated(benchmarks={name: body.benchmarks["sums"] for name, body in bodies.items()})
+
+
+def test_what_an_objective_is_measured_on_is_said(tmp_path: Path) -> None:
+    benchmarks = [{"name": name, "adapter": name, "path": "p"} for name in ("sums", "words")]
+    objectives = [
+        {
+            "name": "reasoning", "metric": "accuracy", "benchmarks": ["sums"],
+            "expert": "thinking", "vanilla": "instruct",
+        },
+        {"name": "cost", "metric": "tokens", "expert": "instruct", "vanilla": "thinking"},
+    ]  # fmt: skip
+    ends = {
+        "thinking": two_benchmarks((0.8, 1000.0), (0.1, 1000.0)),
+        "instruct": two_benchmarks((0.2, 100.0), (0.1, 100.0)),
+    }
+    points = [
+        two_benchmarks((0.6, 500.0), (0.1, 500.0)),
+        two_benchmarks((0.5, 500.0), (0.9, 500.0)),
+    ]
+    found = read_results(
+        write_run(tmp_path, points, ends=ends, benchmarks=benchmarks, objectives=objectives)
+    )
+    # The second is right more often on both benchmarks together, the first on those that count.
+    choice = chosen(found, max_tokens=600.0)
+    assert choice.evaluation is not None
+    assert choice.evaluation.id == "e0001"
+    assert choice.in_words == (
+        "the best in reasoning of the 2 of 2 merges within the limits (tokens ≤ 600.0)"
+    )
+    assert against(found, choice.evaluation, "thinking") == (
+        "75% of thinking's accuracy on sums for 50% of its tokens"
+    )
+
+
 def test_what_breaks_a_constraint_is_not_picked(tmp_path: Path) -> None:
     limited = read_results(write_run(tmp_path / "limited", POINTS, at_most={"tokens": 550}))
     assert set(ids(chosen(limited))) == {"e0001", "e0002", "e0003"}

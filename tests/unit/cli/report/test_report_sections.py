@@ -132,7 +132,7 @@ def test_search_and_confirmed_figures_stand_side_by_side(tmp_path: Path) -> None
     assert found is not None
     assert found.paragraphs[0].startswith("1 of 2 confirmed members of the front are on the front")
     assert (
-        f"{again.hypervolume:.4f}, that of the search {search.hypervolume:.4f}"
+        f"{again.hypervolume:.4f}, that of the same merges in the search {search.hypervolume:.4f}"
         in (found.paragraphs[0])
     )
     (table,) = found.tables

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from apbmm_master.journal.events import (
 )
 from apbmm_master.journal.run_start.resume import begin_or_resume
 from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.journal.storage.store import read_journal
 from protocol_world import DIGESTS, LAYERS, World, world_spec
-from written_runs import repeated_sums
+from written_runs import repeated_sums, write_run
 
 SPEC = world_spec().model_dump(mode="json")
 STARTED = Record(1, 0.0, RunStarted(run="r", spec=SPEC))
@@ -175,6 +177,16 @@ def test_anything_may_be_mended_before_a_worker_could_begin() -> None:
     assert event.keys == ("generation.context", "seed")
 
 
+def test_a_refusal_says_whether_another_run_can_take_over_what_is_measured(tmp_path: Path) -> None:
+    run_state = RunState().replay(read_journal(write_run(tmp_path, [[0.5, 0.5]])))
+    assert run_state.spec is not None
+    table = run_state.spec.model_dump(mode="json")
+    for change, takes_over in (({"seed": 9}, True), ({"merge": {"grain": "parts"}}, False)):
+        with pytest.raises(RunChangedError) as caught:
+            resumed(RunSpec.model_validate({**table, **change}), run_state)
+        assert ("with --learn-from it takes over" in caught.value.hint) is takes_over
+
+
 def test_a_benchmark_more_is_refused() -> None:
     more = [{"name": n, "adapter": "sums", "path": "/none/sums"} for n in ("sums", "more")]
     with pytest.raises(RunChangedError, match="in benchmarks"):
@@ -212,7 +224,7 @@ def test_a_budget_that_merges_in_part_have_spent_can_be_set_to_a_whole_number(
 @pytest.mark.parametrize(
     ("limit", "message"),
     [
-        ({"gpu_hours": 0.001}, r"budget\.gpu_hours is 0, but 0\.\d+ GPU-hours are spent"),
+        ({"gpu_hours": 0.001}, r"budget\.gpu_hours is 0\.001, but 0\.0\d+ GPU-hours are spent"),
         ({"generated_tokens": 12_000}, r"budget\.generated_tokens is 12,000, but 1\d,\d{3} "),
     ],
     ids=["GPU-hours", "tokens"],
