@@ -29,7 +29,8 @@ def grant_leases(
     given: list[GrantLease] = []
     if not free:
         return given
-    still_held = {lease for worker in fleet.workers.values() for lease in worker.held}
+    workers = fleet.workers.values()
+    still_held = {lease for each in workers for lease in (*each.held, *each.delivering)}
     for evaluation in _candidates(run_state, situation, given, kept):
         if evaluation.reason_to_give_up:
             continue

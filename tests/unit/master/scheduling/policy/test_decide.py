@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from apbmm_common.protocol.messages import Failed
+from apbmm_master.journal.events import Lost
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.scheduling.policy.decide import decide
 from apbmm_master.scheduling.policy.decisions import (
@@ -34,7 +35,10 @@ def begun(*names: str, **changes: Any) -> tuple[World, list[Sim]]:
     return world, workers
 
 
-def decisions(world: World, kind: type[Decision], **situation: Any) -> list[Decision]:
+D = TypeVar("D", bound=Decision)
+
+
+def decisions(world: World, kind: type[D], **situation: Any) -> list[D]:
     fields = {**vars(world.situation()), **situation}
     return [
         d for d in decide(world.run_state, world.fleet, Situation(**fields)) if isinstance(d, kind)
@@ -51,6 +55,21 @@ def test_a_worker_with_full_hands_gets_nothing() -> None:
     world, _ = begun("a")
     assert decisions(world, GrantLease) == []
     assert not idle_workers(world.run_state, world.fleet, world.situation())
+
+
+def test_what_a_worker_has_come_back_to_deliver_is_leased_to_no_other() -> None:
+    """Its result is on its way, and another worker's engine would be started for nothing."""
+    world, (a, b) = begun("a", "b")
+    assert a.held is not None
+    lost = a.held
+    world.record(Lost(evaluation=lost.evaluation, lease=lost.lease, reason="silent"))
+    world.fleet.workers["a"].held.clear()
+    world.fleet.workers["a"].delivering.add(lost.lease)
+    b.finish()
+    world.collect()
+    for identity, message in world.on_the_way:
+        world.handlers.handle(identity, message, world.now)
+    assert [d.evaluation for d in decisions(world, GrantLease)] == ["instruct"]
 
 
 def test_a_silent_worker_gets_nothing() -> None:
