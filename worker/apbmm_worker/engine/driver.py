@@ -276,7 +276,8 @@ class EngineDriver(Generic[B]):
                 self._break(error)
             done.set_result(None)
 
-        if self.usable:
+        # Of an engine that has failed or was closed, maybe just now, nothing is in flight.
+        with contextlib.suppress(EvaluationError):
             self._send(command)
             done.result()
 

@@ -202,6 +202,16 @@ def test_an_engine_that_cannot_cut_off_is_broken(
     assert not driver.usable
 
 
+def test_an_engine_that_ends_just_now_has_nothing_to_cut_off_or_drop(
+    driver: EngineDriver[ScriptedEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut-off comes from another thread, which would end with an error of its own."""
+    monkeypatch.setattr(EngineDriver, "usable", True)  # as that thread has seen it before
+    driver.close()
+    driver.cut()
+    driver.abort()
+
+
 def test_the_tokens_in_flight_are_counted_between_steps(
     driver: EngineDriver[ScriptedEngine], engine: ScriptedEngine
 ) -> None:
