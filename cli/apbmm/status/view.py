@@ -23,6 +23,7 @@ from apbmm_common.checkpoint.identical_layers import not_searched
 from apbmm_common.metrics import metric, shown_metrics
 from apbmm_master.journal.costs.budget import UNITS, amount, roughly
 from apbmm_master.status.point_table import PointTable
+from apbmm_master.status.result_words import front_in_words
 from apbmm_master.status.stages import stage_line
 
 Entry = Mapping[str, Any]
@@ -356,7 +357,7 @@ def _result(status: Entry) -> str:
         return f"no front yet: all {breaking} merges that are measured break {limits}"
     if not status["front"]:
         return "no objectives yet: they need all references and a completed evaluation"
-    parts = [f"hypervolume {status['hypervolume']:.4f}", f"{len(status['front'])} on the front"]
+    parts = [front_in_words(status["hypervolume"], len(status["front"]))]
     if limits:
         parts.append(f"{breaking or 'no'} merge{'' if breaking == 1 else 's'} beyond {limits}")
     if status.get("load_rate") is not None:

@@ -4,6 +4,7 @@
 - `sockets.StatusSocket` answers requests for it and publishes committed events.
 - `console.RunConsole` prints to the master's terminal; `console.front_table` and `point_table` are
   for others too.
+- `result_words` says what a search has found.
 - `stages` divides the seconds of evaluations into their stages.
 
 Everything here reads the run and changes nothing.

@@ -54,6 +54,7 @@ from apbmm_master.journal.state.evaluations import Evaluation
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.status.event_words import event_in_words
 from apbmm_master.status.point_table import PointTable
+from apbmm_master.status.result_words import front_in_words
 from apbmm_master.status.stages import stage_line, stage_summary
 
 log = logging.getLogger(__name__)
@@ -223,10 +224,8 @@ class RunConsole:
         scores = self._score_history.update(run_state)
         if scores.front:
             self.console.print(front_table(scores, run_state))
-            self.console.print(
-                f"hypervolume {scores.hypervolume:.4f}, {len(scores.front)} on the front, "
-                f"{scores.completed} evaluations"
-            )
+            found = front_in_words(scores.hypervolume, len(scores.front))
+            self._say_whole(f"{found}, {scores.completed} evaluations")
         broken = sum(bool(done.broken) for done in self._score_history.history())
         if broken and run_state.spec is not None:
             limits_in_words = ", ".join(each.in_words for each in run_state.spec.constraints)

@@ -25,6 +25,7 @@ from apbmm.status.view import (
 )
 from apbmm_common.metrics import in_words, metric
 from apbmm_master.journal.costs.budget import UNITS, amount, roughly
+from apbmm_master.status.result_words import front_in_words
 
 Entry = Mapping[str, Any]
 
@@ -305,7 +306,7 @@ def _speed(status: Entry) -> str:
 def _result(status: Entry) -> str:
     if not status.get("front"):
         return ""
-    parts = [f"hypervolume {status['hypervolume']:.4f}", f"{len(status['front'])} on the front"]
+    parts = [front_in_words(status["hypervolume"], len(status["front"]))]
     if status.get("load_rate") is not None:
         parts.append(f"load rate {status['load_rate']:.1%}")
     counts = status["evaluations"]

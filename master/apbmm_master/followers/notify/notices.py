@@ -10,6 +10,7 @@ from apbmm_master.followers.process import Ending
 from apbmm_master.journal.assessment.scores import ScoreHistory, Scores
 from apbmm_master.journal.events import Finished, Record, ResultRecorded
 from apbmm_master.journal.state.run_state import RunState
+from apbmm_master.status.result_words import front_in_words
 from apbmm_master.status.snapshot import is_rehearsal
 
 
@@ -86,7 +87,7 @@ class Watch:
         assert run_state.spec is not None
         rehearsal = is_rehearsal(run_state)
         name = f"rehearsal {run_state.spec.name}" if rehearsal else run_state.spec.name
-        found = f"hypervolume {scores.hypervolume:.4f}, {len(scores.front)} on the front"
+        found = front_in_words(scores.hypervolume, len(scores.front))
         figures = {
             "run": run_state.run,
             "rehearsal": rehearsal,
