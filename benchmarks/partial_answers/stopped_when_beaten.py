@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import qmc
 
+from apbmm_master.scheduling.policy.beaten_merges import ROUNDING
 from apbmm_master.search.pareto import front
 from apbmm_master.search.partial_answers.steps import certainly_beaten
 from apbmm_worker.evaluation.asking_order import AnswerLengths
@@ -80,11 +81,19 @@ class Scale:
     accuracy: Array
     tokens: Array
 
+    def worth(self) -> tuple[Array, Array]:
+        """What a right answer adds to the first objective, and a token takes off the second.
+
+        Shapes (Q,).
+        """
+        sizes = np.bincount(self.benchmark) * len(self.accuracy)
+        right, long = 1.0 / (sizes * self.accuracy), 1.0 / (sizes * self.tokens)
+        return right[self.benchmark], long[self.benchmark]
+
     def objectives(self, scores: Array, tokens: Array) -> Array:
         """Eq. 2 (2,) up to constants, from scores and tokens (Q,)."""
-        sizes = np.bincount(self.benchmark)
-        right, long = (np.bincount(self.benchmark, v) / sizes for v in (scores, tokens))
-        return np.array([(right / self.accuracy).mean(), -(long / self.tokens).mean()])
+        right, long = self.worth()
+        return np.array([right @ scores, -(long @ tokens)])
 
 
 @dataclass(frozen=True)
@@ -109,34 +118,31 @@ def evaluated(
 
     ``flying``: the tokens of answers in flight are known too.
     """
-    scores, made, now = np.ones(len(order)), np.zeros(len(order)), 0.0
+    right, long = (worth.tolist() for worth in scale.worth())
     waiting, running = list(order)[::-1], list[tuple[float, int, float]]()
+    best, spent, now, made = sum(right), 0.0, 0.0, 0.0
+    slope = shift = 0.0  # what answers in flight have spent is slope * time - shift
+
+    def is_beaten(beat: int) -> bool:
+        in_flight = slope * beat * BEAT - shift if flying else 0.0
+        return certainly_beaten(np.array([best, -spent - in_flight]) + ROUNDING, measured)
+
     while waiting or running:
         while waiting and len(running) < lanes:
             question = waiting.pop()
             heapq.heappush(running, (now + merge.tokens[question], question, now))
-        # The beats before the next answer ends.
+            slope, shift = slope + long[question], shift + long[question] * now
+        # The beats before the next answer ends. What can still be reached only falls.
         beats = range(math.ceil(now / BEAT), math.ceil(running[0][0] / BEAT))
-        if beats and len(measured):
-
-            def made_by(beat: int) -> Array:
-                found = made.copy()
-                found[[question for _, question, _ in running]] = [
-                    beat * BEAT - begun for *_, begun in running
-                ]
-                return found
-
-            def is_beaten(beat: int) -> bool:
-                tokens = made_by(beat) if flying else made
-                return certainly_beaten(scale.objectives(scores, tokens), measured)
-
-            # What can still be reached only falls, so the last beat tells of all.
-            if is_beaten(beats[-1]):
-                first = beats[bisect.bisect_left(beats, True, key=is_beaten)]
-                return Ended(first * BEAT, float(made_by(first).sum()), stopped=True)
-        now, question, _ = heapq.heappop(running)
-        scores[question], made[question] = merge.scores[question], merge.tokens[question]
-    return Ended(now, float(made.sum()), stopped=False)
+        if beats and len(measured) and is_beaten(beats[-1]):
+            end = beats[bisect.bisect_left(beats, True, key=is_beaten)] * BEAT
+            return Ended(end, made + sum(end - begun for *_, begun in running), stopped=True)
+        now, question, begun = heapq.heappop(running)
+        slope, shift = slope - long[question], shift - long[question] * begun
+        best -= right[question] * (1.0 - merge.scores[question])
+        spent += long[question] * merge.tokens[question]
+        made += merge.tokens[question]
+    return Ended(now, made, stopped=False)
 
 
 @dataclass(frozen=True)

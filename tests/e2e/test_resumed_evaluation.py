@@ -63,7 +63,7 @@ class Shelf(AnswerDelivery):
         self.outcomes: list[ScoredOutcome] = []
         self.counts: list[dict[str, int]] = []
         self.had_more = False
-        """Whether more tokens were told than the outcomes had by then."""
+        """Whether more tokens were told than the outcomes before had."""
         self.late: Callable[[int], bool] = lambda _: False
         self.is_closed = False
 
@@ -76,11 +76,11 @@ class Shelf(AnswerDelivery):
         for answer in event.answers:
             old = self.answers.setdefault(answer.key, answer)
             self.answers[answer.key] = answer if replaces(answer, old) else old
-        self.outcomes += event.outcomes
         if event.generated:
             self.counts.append(event.generated)
             known = sum(outcome.tokens for outcome in self.outcomes)
             self.had_more |= sum(event.generated.values()) > known
+        self.outcomes += event.outcomes
         self.is_closed = self.late(len(self.answers))
 
     async def fetch(
