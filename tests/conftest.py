@@ -18,6 +18,10 @@ settings.load_profile("tests")
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 
+# There are no plugins of pydantic. Each process that a test starts would look for some in the
+# metadata of every package.
+os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
+
 # What is imported and collected stays to the end: the collector need not walk it again and again.
 gc.set_threshold(50_000, 20, 20)
 
