@@ -150,10 +150,16 @@ def press(process: Process) -> int:
 
 @dataclass
 class Site:
-    """A run directory, a port, and the processes started on them."""
+    """A run directory, a port, and the processes started on them.
+
+    ``method``: of runs that name none. `uniform` needs no PyTorch, whose import is a quarter of
+    what a short run computes. It has as many points as the budget, and none in place of one that
+    fails.
+    """
 
     folder: Path
     run_name: str = "run"
+    method: str = "sobol"
     port: int = field(default_factory=free_port)
     processes: list[Process] = field(default_factory=list)
     run_file: Path = Path()
@@ -170,6 +176,7 @@ class Site:
 
     def configure(self, **changes: Any) -> None:
         """Write the run file."""
+        changes.setdefault("algorithm", {"name": self.method})
         self.run_file = write_run_file(self.folder / "run.toml", **changes)
 
     def master(
@@ -291,9 +298,9 @@ class Site:
         )
 
 
-def site_in(folder: Path) -> Iterator[Site]:
+def site_in(folder: Path, method: str = "sobol") -> Iterator[Site]:
     """A site that leaves no process behind."""
-    site = Site(folder)
+    site = Site(folder, method=method)
     try:
         yield site
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +17,14 @@ from apbmm_master.journal.events import (
     WorkerLeft,
     WorkerQuarantined,
 )
-from rehearsal_runs import Process, Site, press, wait_for
+from rehearsal_runs import Process, Site, press, site_in, wait_for
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    yield from site_in(tmp_path, method="uniform")
 
 
 def stop(*workers: Process) -> None:
@@ -33,10 +40,8 @@ def long_lease(site: Site) -> str:
 
 
 def test_a_run_its_resumes_and_what_they_refuse(site: Site) -> None:
-    """Workers that were there first; every way of starting the same command again."""
+    """Every way of starting the same command again."""
     site.configure()
-    workers = [site.worker("a"), site.worker("b")]
-    wait_for("a worker to start", (site.folder / "locks" / "name-a.lock").exists)
     master = site.master()
     wait_for("the run to begin", site.records)
 
@@ -50,6 +55,7 @@ def test_a_run_its_resumes_and_what_they_refuse(site: Site) -> None:
     assert "Traceback" not in second.output + elsewhere.output
     assert len(elsewhere.output.splitlines()) <= 6
 
+    workers = [site.worker("a"), site.worker("b")]
     assert master.end() == 0, master.output
     site.assert_whole(6)
     site.assert_nothing_was_repeated()
@@ -188,7 +194,7 @@ def test_two_processes_of_one_name_the_later_stays(site: Site) -> None:
 @pytest.mark.parametrize("fault", ["vector", "engine"])
 def test_a_poisonous_vector_is_tried_twice_given_up_and_replaced(site: Site, fault: str) -> None:
     """One that cannot be evaluated, and one that kills the process that evaluates it."""
-    site.configure(budget={"evaluations": 6, "initial": 4})
+    site.configure(algorithm={"name": "sobol"}, budget={"evaluations": 6, "initial": 4})
     workers = [site.worker(name, fault=f"{fault}:e0002") for name in ("a", "b")]
     for name in ("a", "b"):
         wait_for("a worker to start", (site.folder / "locks" / f"name-{name}.lock").exists)
@@ -209,7 +215,7 @@ def test_a_poisonous_vector_is_tried_twice_given_up_and_replaced(site: Site, fau
 
 
 def test_a_method_of_few_points_ends_without_one_that_was_given_up(site: Site) -> None:
-    site.configure(algorithm={"name": "uniform"}, budget={"evaluations": 3, "initial": 3})
+    site.configure(budget={"evaluations": 3, "initial": 3})
     worker = site.worker("a", fault="vector:e0002")
     master = site.master()
     assert master.end() == 0, master.output
