@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from apbmm_common.process.large_imports import import_large
 from apbmm_worker.environment import BATCH_INVARIANT
 
 DEATH_SECONDS = 0.5
@@ -40,6 +41,7 @@ def new_engine(arguments: dict[str, Any]) -> Any:
     vLLM's class for offline inference, whose requests all come at once: on a card 256 or 1,024 of
     them at a time, not 128, and 8,192 or 16,384 tokens a step, not 2,048.
     """
+    import_large("vllm.engine.llm_engine")
     from vllm import EngineArgs, LLMEngine
     from vllm.usage.usage_lib import UsageContext
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apbmm_common.errors import ApbmmError
+from apbmm_common.process.large_imports import import_large
 from apbmm_common.process.logs import set_up_logging
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_common.run_file.sections.benchmarks import is_own_adapter
@@ -183,6 +184,7 @@ class Scoring:
         return Scored(benchmarks=result.benchmarks, parts=result.parts)
 
     def _prepare(self, command: PrepareQuestions) -> Ready:
+        import_large("apbmm_worker.evaluation.evalscope.questions")
         from apbmm_worker.evaluation.evalscope.math_calls import MathCalls
         from apbmm_worker.evaluation.evalscope.questions import prepare_benchmarks
         from apbmm_worker.evaluation.evalscope.target_scores import require_scorable
