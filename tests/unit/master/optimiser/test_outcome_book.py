@@ -420,9 +420,10 @@ def test_what_is_expected_of_a_merge_is_what_its_neighbours_and_its_estimate_say
     search = replayed_search(search_arguments(run.run_state), done)
     assert reply.of_next is not None
     assert [len(part) for part in reply.of_next] == [2, 2]
-    pending = replace(wanted, pending=tuple(merge.vector for merge in request.partial))
+    pending = replace(wanted, pending=tuple(map(tuple, vectors.tolist())))
     assert session.estimates(pending).of_next == reply.of_next, "what is told is not in flight"
-    elsewhere = replace(wanted, pending=(tuple(search.ask(1)[0].tolist()),))
+    (vector,) = search.ask(1)
+    elsewhere = replace(wanted, pending=(tuple(vector.tolist()),))
     assert session.estimates(elsewhere).of_next != reply.of_next
 
 
