@@ -60,7 +60,7 @@ from apbmm_master.scheduling.policy.decisions import (
     Decision,
     FinishRun,
 )
-from apbmm_master.scheduling.policy.estimated_merges import EstimatedMerges, expected_merge
+from apbmm_master.scheduling.policy.estimated_merges import EstimatedMerges
 from apbmm_master.scheduling.policy.reachable_objectives import ReachableObjectives
 from apbmm_master.scheduling.policy.situation import Situation
 from apbmm_master.scheduling.policy.standstill import fault_that_ends, standstill
@@ -304,7 +304,6 @@ class Master:
             ask_seconds=self.optimiser.seconds,
             stalled=self._stalled(),
             estimated=estimated,
-            following=expected_merge(self.run_state, self.optimiser.expected_of_next),
             reachable=reachable,
             measured=measured,
         )

@@ -174,8 +174,7 @@ class OptimiserClient:
         wanted = len(merges_of(run_state)), request.partial
         if self._estimating is None and self._estimated[0] != wanted:
             tells = tuple(_told(run_state, evaluation) for evaluation in merges_of(run_state))
-            pending = tuple(e.vector for e in pending_evaluations(run_state))
-            whole = EstimateRequest(search_arguments(run_state), tells, request, pending)
+            whole = EstimateRequest(search_arguments(run_state), tells, request)
             self._estimating = self._task(lambda: self._process.estimates(whole))
             self._estimated = wanted, self._estimated[1]
         known = self._estimated[1].estimates
@@ -190,14 +189,6 @@ class OptimiserClient:
         part of an estimate's error for what it is, as the vectors near it tell.
         """
         return self._estimated[1].expected
-
-    @property
-    def expected_of_next(self) -> tuple[Vector, Vector] | None:
-        """The same of the vector that the method would have proposed with the newest `estimates`.
-
-        None without a surrogate.
-        """
-        return self._estimated[1].of_next
 
     def _take_estimates(self) -> None:
         """Take the reply of the process, if there is one."""

@@ -125,15 +125,11 @@ class AskReply:
 
 @dataclass(frozen=True)
 class EstimateRequest:
-    """Estimate the partial merges of ``outcomes``; ``tells`` are all merges that are done.
-
-    ``pending`` are the vectors in flight.
-    """
+    """Estimate the partial merges of ``outcomes``; ``tells`` are all merges that are done."""
 
     arguments: SearchArguments
     tells: tuple[PastTell, ...]
     outcomes: OutcomeRequest
-    pending: tuple[Vector, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,12 +138,10 @@ class EstimateReply:
 
     ``estimates`` follow from outcomes alone. ``expected`` are means and standard deviations of the
     objectives by the method's surrogate, which is told all estimates; empty without a surrogate.
-    ``of_next`` are those of the vector that the method would propose now.
     """
 
     estimates: dict[str, BenchmarkEstimates] = field(default_factory=dict)
     expected: dict[str, tuple[Vector, Vector]] = field(default_factory=dict)
-    of_next: tuple[Vector, Vector] | None = None
 
 
 class HistoryMismatchError(Exception):
@@ -185,11 +179,6 @@ def new_search(arguments: SearchArguments) -> Search:
     )
 
 
-def _vectors(pair: tuple[Array, Array]) -> tuple[Vector, Vector]:
-    mean, deviation = (tuple(part.tolist()) for part in pair)
-    return mean, deviation
-
-
 def replayed_search(arguments: SearchArguments, history: History) -> Search:
     """A search after all calls of a run's history. Nothing is fitted or proposed."""
     search = new_search(arguments)
@@ -225,10 +214,9 @@ class OptimiserSession:
         predicted = search.predicted(at) if found else None
         if predicted is None:
             return EstimateReply(found)
-        rows = zip(*predicted, strict=True)
-        expected = {name: _vectors(pair) for name, pair in zip(found, rows, strict=True)}
-        of_next = search.expected_of_next(request.pending)
-        return EstimateReply(found, expected, None if of_next is None else _vectors(of_next))
+        rows = zip(*(part.tolist() for part in predicted), strict=True)
+        pairs = ((tuple(mean), tuple(deviation)) for mean, deviation in rows)
+        return EstimateReply(found, dict(zip(found, pairs, strict=True)))
 
     def reply(self, request: AskRequest) -> AskReply:
         """Bring the search up to the request's history and ask it.

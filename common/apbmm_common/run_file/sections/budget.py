@@ -75,11 +75,10 @@ class StepsSection(Section):
 
     All merges are asked in one order, of which each prefix has its part of every benchmark. After
     the first step of that order a merge pauses, and its objectives are estimated from its answers
-    and those of other merges; the search is told the estimates with their variances. A free worker
-    then goes on with a paused merge or begins a new one, whichever is expected to add more to the
-    hypervolume for its cost. When the rest of the budget is about what the front of all estimates
-    takes to be completed, no merge is begun any more. Front, hypervolume and exports hold only
-    merges that answered everything. The references answer everything at once.
+    and those of other merges; the search is told the estimates with their variances. When the rest
+    of the budget is about what the front of all estimates takes to be completed, paused merges go
+    on with what they have answered, the most promising first. Front, hypervolume and exports hold
+    only merges that answered everything. The references answer everything at once.
 
     It needs two objectives, of accuracy and tokens, constraints of these two metrics alone, and a
     method that takes variances. All keys may be changed when a run is resumed.

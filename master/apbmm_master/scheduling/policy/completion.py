@@ -9,7 +9,7 @@ import numpy as np
 
 from apbmm_master.journal.costs.budget import LimitName, limits
 from apbmm_master.journal.state.run_state import RunState
-from apbmm_master.scheduling.policy.estimated_merges import EstimatedMerge, ExpectedMerge
+from apbmm_master.scheduling.policy.estimated_merges import EstimatedMerge
 from apbmm_master.search.arrays import Array
 from apbmm_master.search.pareto import front
 from apbmm_master.search.partial_answers.steps import Paused, completed_next, expected_gain, reserve
@@ -74,15 +74,13 @@ def next_to_complete(
     paused: Sequence[EstimatedMerge],
     underway: Sequence[EstimatedMerge],
     measured: Array,
-    following: ExpectedMerge | None = None,
 ) -> EstimatedMerge | None:
     """The paused merge that goes on now.
 
-    None where the budget allows none of use, where the front has as many as `[steps] front`, and
-    where a merge ``following``, which is not begun, is expected to gain more per cost. An expected
-    gain is that beyond what is measured and what is completed ``underway``, times the probability
-    that the merge meets all constraints (Gardner et al., 2014); below `LEAST_CHANCE` it is 0. Of
-    those underway, the merges in ``paused`` are not in the costs that the run state has in
+    None where the budget allows none of use, and where the front has as many as `[steps] front`.
+    Its expected gain is that beyond what is measured and what is completed ``underway``, times the
+    probability that it meets all constraints (Gardner et al., 2014); below `LEAST_CHANCE` it is 0.
+    Of those underway, the merges in ``paused`` are not in the costs that the run state has in
     progress.
     """
     assert run_state.spec is not None
@@ -90,33 +88,28 @@ def next_to_complete(
     open_ = [merge for merge in paused if merge not in begun]
     if not open_:
         return None
-    choices: list[ExpectedMerge] = [*open_, *([following] if following else [])]
-    costs = np.zeros(len(choices))
+    costs = np.zeros(len(open_))
     for limit in limits(run_state):
         left = limit.unused - sum(merge.cost(run_state, limit) for merge in begun)
         if left <= 0.0:
             return None
-        costs = np.maximum(costs, [merge.cost(run_state, limit) / left for merge in choices])
+        costs = np.maximum(costs, [merge.cost(run_state, limit) / left for merge in open_])
+    reference = np.array(run_state.spec.hypervolume_reference)
     rivals = np.concatenate([measured, *(merge.mean[None] for merge in underway if merge.meets)])
     if _missing_on_front(run_state, open_, rivals) < 1:
         return None
-    gains = _gains(run_state, choices, rivals)
-    costly = [_paused(merge, float(cost)) for merge, cost in zip(choices, costs, strict=True)]
-    index = completed_next(costly, gains, OVERRUN)
-    return None if index is None or index == len(open_) else open_[index]
-
-
-def _gains(run_state: RunState, merges: Sequence[ExpectedMerge], rivals: Array) -> Array:
-    """The expected gain (n,) in hypervolume of each of these merges alone beyond its rivals."""
-    assert run_state.spec is not None
-    chances = [merge.feasible if merge.feasible >= LEAST_CHANCE else 0.0 for merge in merges]
-    return np.array(chances) * expected_gain(
-        np.stack([merge.mean for merge in merges]),
-        np.stack([merge.deviation for merge in merges]),
+    gains = np.array(
+        [merge.feasible if merge.feasible >= LEAST_CHANCE else 0.0 for merge in open_]
+    ) * expected_gain(
+        np.stack([merge.mean for merge in open_]),
+        np.stack([merge.deviation for merge in open_]),
         rivals,
-        np.array(run_state.spec.hypervolume_reference),
+        reference,
     )
+    choices = [_paused(merge, float(cost)) for merge, cost in zip(open_, costs, strict=True)]
+    index = completed_next(choices, gains, OVERRUN)
+    return None if index is None else open_[index]
 
 
-def _paused(merge: ExpectedMerge, cost: float) -> Paused:
+def _paused(merge: EstimatedMerge, cost: float) -> Paused:
     return Paused(merge.mean, merge.deviation, cost)

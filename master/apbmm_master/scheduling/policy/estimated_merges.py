@@ -1,4 +1,4 @@
-"""What merges are expected to become: those that have answered a first step, and a next one."""
+"""Merges that have answered a first step: what each is expected to become."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from types import MappingProxyType
 import numpy as np
 
 from apbmm_master.journal.assessment.estimate_checks import is_audited
-from apbmm_master.journal.assessment.scores import (
-    best_reachable,
-    estimated_values,
-    measured_references,
-    measurement_of,
-    score,
-)
+from apbmm_master.journal.assessment.scores import best_reachable, estimated_values
 from apbmm_master.journal.costs.budget import Limit
 from apbmm_master.journal.events import BenchmarkEstimates
 from apbmm_master.journal.lifecycle import EvaluationState
@@ -31,23 +25,30 @@ SMALLEST_COST = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class ExpectedMerge:
-    """A merge that is not measured in full, or that is not even begun.
+class EstimatedMerge:
+    """A merge that has answered its first step and is not measured in full.
 
     - ``mean``, ``deviation`` (m,): of the objectives that it would have in full;
     - ``feasible``: the probability that it would meet all constraints;
-    - ``tokens``: what the answers that it lacks are expected to take;
-    - ``lacking``: the share of all answers that it lacks.
+    - ``meets``: whether it is expected to meet each of them;
+    - ``best`` (m,): the best that these objectives can be, -inf if it breaks a constraint anyhow;
+    - ``tokens``: what its other answers are expected to take;
+    - ``audited``: it is completed to check its estimate.
     """
 
+    evaluation: Evaluation
+    step: FirstStep
     mean: Array
     deviation: Array
     feasible: float
+    meets: bool
+    best: Array
     tokens: float
-    lacking: float
+    audited: bool
 
     def cost(self, run_state: RunState, limit: Limit) -> float:
-        """What it costs to measure it in full, in the unit of a limit; over 0."""
+        """What it costs to complete it, in the unit of a limit; over 0."""
+        rest = 1.0 - self.step.share
         typical = run_state.spending.typical
         match limit.name:
             case "generated_tokens":
@@ -55,23 +56,8 @@ class ExpectedMerge:
             case "gpu_hours" if typical.tokens:
                 cost = limit.each * self.tokens * typical.count / typical.tokens
             case _:
-                cost = limit.each * self.lacking
+                cost = limit.each * rest
         return max(cost, SMALLEST_COST)
-
-
-@dataclass(frozen=True, eq=False)
-class EstimatedMerge(ExpectedMerge):
-    """A merge that has answered its first step and is not measured in full.
-
-    - ``meets``: whether it is expected to meet each constraint;
-    - ``best`` (m,): the best that its objectives can be, -inf if it breaks a constraint anyhow;
-    - ``audited``: it is completed to check its estimate.
-    """
-
-    evaluation: Evaluation
-    meets: bool
-    best: Array
-    audited: bool
 
 
 @dataclass
@@ -127,40 +113,13 @@ def _estimated(
     chance = chance_of_feasibility(mean[count:], deviation[count:])
     tokens = sum(estimate[name]["tokens"][0] * part.answers for name, part in parts.items())
     return EstimatedMerge(
-        mean=mean[:count],
-        deviation=deviation[:count],
-        feasible=chance if can_meet else 0.0,
-        tokens=tokens - step.tokens,
-        lacking=1.0 - step.share,
-        evaluation=evaluation,
-        meets=can_meet and bool((mean[count:] >= 0.0).all()),
-        best=best,
-        audited=is_audited(run_state, evaluation),
-    )
-
-
-def expected_merge(run_state: RunState, values: Expected | None) -> ExpectedMerge | None:
-    """A merge that is not begun, of which ``values`` are expected; None where none are.
-
-    Its tokens follow from its objective of tokens as those of the references do.
-    """
-    if values is None:
-        return None
-    assert run_state.spec is not None
-    count = len(run_state.spec.objectives)
-    mean, deviation = np.array(values)
-    (place,) = (i for i, each in enumerate(run_state.spec.objectives) if each.metric == "tokens")
-    references = measured_references(run_state)
-    scores = [score(run_state, reference)[place] for reference in references]
-    totals = [
-        sum(each["tokens"] * each["questions"] for each in measurement_of(reference).values())
-        for reference in references
-    ]
-    slope, offset = np.polyfit(scores, totals, 1)
-    return ExpectedMerge(
+        evaluation,
+        step,
         mean[:count],
         deviation[:count],
-        chance_of_feasibility(mean[count:], deviation[count:]),
-        float(np.clip(offset + slope * mean[place], min(totals), max(totals))),
-        1.0,
+        chance if can_meet else 0.0,
+        can_meet and bool((mean[count:] >= 0.0).all()),
+        best,
+        tokens - step.tokens,
+        is_audited(run_state, evaluation),
     )

@@ -12,7 +12,6 @@ from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.scheduling.fleet import Fleet, Worker
 from apbmm_master.scheduling.policy.completion import Kept, next_to_complete
 from apbmm_master.scheduling.policy.decisions import GrantLease
-from apbmm_master.scheduling.policy.estimated_merges import ExpectedMerge
 from apbmm_master.scheduling.policy.liveness import able_workers
 from apbmm_master.scheduling.policy.queued import begun, in_order, room_to_begin
 from apbmm_master.scheduling.policy.situation import Situation
@@ -54,8 +53,7 @@ def _candidates(
     """What may be leased within the budget, in its order; ``given`` grows as it is leased.
 
     The measurement and the references come first. Then come the merges that have paused and are to
-    show how good the estimates are, those that are worth more than a new one (`next_to_complete`),
-    and then those in the queue. Once the run is finishing, those in
+    show how good the estimates are, then those in the queue. Once the run is finishing, those in
     the queue that were begun come first, and then the paused merges of `next_to_complete`.
     """
     queue = in_order(run_state)
@@ -69,8 +67,6 @@ def _candidates(
         return
     if room(run_state) > 0 and may_estimate(run_state):
         yield from (merge.evaluation for merge in situation.paused if merge.audited)
-        if situation.following is not None:
-            yield from _merges_to_complete(run_state, situation, given, situation.following)
     elif room(run_state) > 0:  # nothing will ever be decided on them
         yield from run_state.of_budget(EvaluationState.PAUSED)
     left = room_to_begin(run_state, situation, kept)
@@ -82,16 +78,12 @@ def _candidates(
 
 
 def _merges_to_complete(
-    run_state: RunState,
-    situation: Situation,
-    given: Sequence[GrantLease],
-    following: ExpectedMerge | None = None,
+    run_state: RunState, situation: Situation, given: Sequence[GrantLease]
 ) -> Iterator[Evaluation]:
     """Paused merges by `next_to_complete`, each chosen when those before are leased or refused."""
     paused = situation.paused
     underway = [merge for merge in situation.estimated if merge not in paused]
-    measured = situation.measured
-    while merge := next_to_complete(run_state, paused, underway, measured, following):
+    while merge := next_to_complete(run_state, paused, underway, situation.measured):
         before = len(given)
         yield merge.evaluation
         if len(given) > before:

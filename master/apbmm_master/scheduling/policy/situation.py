@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from apbmm_master.journal.lifecycle import EvaluationState
-from apbmm_master.scheduling.policy.estimated_merges import EstimatedMerge, ExpectedMerge
+from apbmm_master.scheduling.policy.estimated_merges import EstimatedMerge
 from apbmm_master.search.arrays import Array
 
 
@@ -26,7 +26,6 @@ class Situation:
     - ``ask_seconds``: duration of the last ask; 0 before the first.
     - ``stalled``: why the run's patience is at an end, in words; "" while it is not.
     - ``estimated``: the merges that have paused and are estimated, those that go on now included.
-    - ``following``: what the merge of the next vector is expected to become, where that is known.
     - ``reachable``: by evaluation, the best objectives (m,) that merges in progress can still have.
     - ``measured`` (n, m): objectives of the front of the merges that are measured in full.
     """
@@ -40,7 +39,6 @@ class Situation:
     ask_seconds: float = 0.0
     stalled: str = ""
     estimated: tuple[EstimatedMerge, ...] = ()
-    following: ExpectedMerge | None = None
     reachable: Mapping[str, Array] = field(default_factory=dict, compare=False)
     measured: Array = field(default_factory=lambda: np.zeros((0, 2)), compare=False)
 

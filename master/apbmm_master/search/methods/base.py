@@ -252,16 +252,6 @@ class Search(ABC):
         """
         return None
 
-    def expected_of_next(
-        self,
-        pending: Sequence[npt.ArrayLike] = (),  # noqa: ARG002
-    ) -> tuple[Array, Array] | None:
-        """What is `predicted` at the vector that the method would propose now, (m + c,) each.
-
-        `pending` are the vectors in flight. Nothing is asked for by it.
-        """
-        return None
-
     @abstractmethod
     def _propose(self, state: SearchState, count: int) -> list[Array]:
         """Up to `count` vectors that depend on `state` alone. Called once `_can_propose` holds."""

@@ -82,15 +82,6 @@ class BayesianSearch(Search):
         with one_thread():
             return None if surrogate is None else surrogate.predicted(points)
 
-    def expected_of_next(self, pending: Sequence[npt.ArrayLike] = ()) -> tuple[Array, Array] | None:
-        """See `Search.expected_of_next`."""
-        if not self._can_propose():
-            return None
-        with torch_defaults():
-            vectors = self._propose(self._state(self._in_flight(pending)), 1)
-        predicted = self.predicted(np.stack(vectors)) if vectors else None
-        return None if predicted is None else (predicted[0][0], predicted[1][0])
-
     def _surrogate(self, state: SearchState) -> Surrogate:
         """The model of all observations, fitted again when one was added or changed."""
         return self._kept(0, state, self._fit)

@@ -2,10 +2,10 @@
 
 All merges answer the questions in one fixed order. After each step of that order a merge may pause:
 it keeps its answers, and its objectives in full are an estimate with a variance. This module holds
-the choices and knows nothing of workers. Of the paused merges and a new one, the one with the
-largest expected gain per cost is measured next (`completed_next`), until the rest of the budget is
-about what the front of all estimates needs (`reserve`). From then on nothing new is begun.
-`benchmarks/results/real_steps.md` compares it with a rule that goes on with nothing before that.
+the choices and knows nothing of workers. New vectors are measured up to their first step until the
+rest of the budget is about what the front of all estimates needs (`reserve`). From then on the
+paused merge with the largest expected gain per cost goes on, a step at a time (`completed_next`).
+Of the rules compared in `benchmarks/results/evaluation_cost.md` this one was the best.
 
 `certainly_beaten` is the exact bound, after which nothing more can be gained. `audited` draws the
 pauses that are completed all the same, so that estimates can be checked.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -417,14 +416,6 @@ def test_what_is_expected_of_a_merge_is_what_its_neighbours_and_its_estimate_say
         np.testing.assert_allclose(reply.expected[name], [part[row] for part in expected])
         _, variance = OutcomeBook().estimated_objectives(request)[name]
         assert (np.array(reply.expected[name][1]) < np.sqrt(variance)).all()
-    search = replayed_search(search_arguments(run.run_state), done)
-    assert reply.of_next is not None
-    assert [len(part) for part in reply.of_next] == [2, 2]
-    pending = replace(wanted, pending=tuple(map(tuple, vectors.tolist())))
-    assert session.estimates(pending).of_next == reply.of_next, "what is told is not in flight"
-    (vector,) = search.ask(1)
-    elsewhere = replace(wanted, pending=(tuple(vector.tolist()),))
-    assert session.estimates(elsewhere).of_next != reply.of_next
 
 
 def test_without_a_surrogate_nothing_is_expected(tmp_path: Path) -> None:
@@ -434,7 +425,7 @@ def test_without_a_surrogate_nothing_is_expected(tmp_path: Path) -> None:
     request = outcome_request(run.run_state, run.folder)
     wanted = EstimateRequest(search_arguments(run.run_state), (), request)
     reply = OptimiserSession().estimates(wanted)
-    assert (list(reply.estimates), reply.expected, reply.of_next) == (["p"], {}, None)
+    assert (list(reply.estimates), reply.expected) == (["p"], {})
 
 
 def test_steps_do_not_end_a_method_with_as_many_vectors_as_evaluations(tmp_path: Path) -> None:

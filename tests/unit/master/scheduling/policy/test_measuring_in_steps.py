@@ -11,11 +11,7 @@ import pytest
 
 from apbmm_common.protocol.messages import Beat, Cancel, Failed, ResultAck
 from apbmm_master.journal.assessment.first_steps import Step
-from apbmm_master.journal.assessment.scores import (
-    ScoreHistory,
-    measured_references,
-    measurement_of,
-)
+from apbmm_master.journal.assessment.scores import ScoreHistory
 from apbmm_master.journal.costs.budget import LimitName
 from apbmm_master.journal.costs.patience import standstill_of_hypervolume
 from apbmm_master.journal.events import (
@@ -40,11 +36,7 @@ from apbmm_master.scheduling.policy.decisions import (
     GrantLease,
     StopEvaluation,
 )
-from apbmm_master.scheduling.policy.estimated_merges import (
-    EstimatedMerges,
-    ExpectedMerge,
-    expected_merge,
-)
+from apbmm_master.scheduling.policy.estimated_merges import EstimatedMerges
 from protocol_world import RUN, Sim, World, measured_of, result_of, step_of, world_spec
 from stepped_merges import estimate
 
@@ -280,50 +272,6 @@ def test_without_steps_from_now_on_merges_begin_in_full_and_the_end_is_as_with_t
     assert world.run_state.finishing, "what is paused may still be completed"
 
 
-# ---- going on, or a new merge ------------------------------------------------------------
-
-
-def following(gain: float, cost: float) -> ExpectedMerge:
-    """A merge that is not begun, better than all by so much, for so many tokens."""
-    mean = np.array([2.0 + gain, 2.0 + gain])
-    return ExpectedMerge(mean, np.array([0.01, 0.01]), 1.0, cost, 1.0)
-
-
-def test_an_idle_worker_goes_on_with_a_paused_merge_that_gains_more_for_its_cost() -> None:
-    world, _ = paused_run(2)
-    merges = world.situation().paused
-    best = max(merges, key=lambda merge: float(np.prod(merge.mean + 0.2)))
-    poor = ExpectedMerge(best.mean, best.deviation, 1.0, best.tokens, 1.0)
-    in_full = GrantLease(best.evaluation.id, "a", Step())
-    assert decisions(world, following=poor) == [in_full], "it lacks 80 %, and a new one all"
-    assert decisions(world, following=replace(following(0.5, 1.0), feasible=0.01)) == [in_full]
-    for better in (following(0.5, 1.0), replace(poor, lacking=0.1)):
-        (begun,) = decisions(world, following=better)
-        assert isinstance(begun, GrantLease)
-        assert (begun.evaluation, begun.step.upto) == ("e0003", 4), "a new one is worth more"
-    assert decisions(world) == decisions(world, following=better), "nothing is known of it"
-
-
-def test_a_next_merge_costs_what_the_references_say_of_its_objective_of_tokens() -> None:
-    world, _ = paused_run(1)
-    state = world.run_state
-    assert expected_merge(state, None) is None
-    tokens = {
-        name: sum(m["tokens"] * m["questions"] for m in measurement_of(e).values())
-        for name, e in ((e.id, e) for e in measured_references(state))
-    }
-    for saving, wanted in (
-        (0.0, tokens["thinking"]),
-        (1.0, tokens["instruct"]),
-        (0.5, (tokens["thinking"] + tokens["instruct"]) / 2),
-        (-0.5, tokens["thinking"]),
-    ):
-        merge = expected_merge(state, ((0.4, saving), (0.1, 0.2)))
-        assert merge is not None
-        assert merge.tokens == pytest.approx(wanted)
-        assert (merge.feasible, merge.lacking) == (1.0, 1.0)
-
-
 # ---- the choice at the end ---------------------------------------------------------------
 
 
@@ -496,8 +444,7 @@ def test_a_paused_merge_that_breaks_a_limit_whatever_it_answers_is_stopped_for_t
     (merge,) = world.situation().estimated
     found = decisions(world, measured=merge.best[None] - 1.0)
     assert not [d for d in found if isinstance(d, StopEvaluation)]
-    assert merge.evaluation.step is not None
-    spent = merge.evaluation.step.tokens / 10  # a mean over all ten questions that cannot shrink
+    spent = merge.step.tokens / 10  # a mean over all ten questions that cannot shrink
     world.run_state.spec = world_spec(at_most={"tokens": 0.9 * spent}, steps=STEPS, budget=BUDGET)
     world.estimates = EstimatedMerges()
     (merge,) = world.situation().estimated

@@ -291,21 +291,3 @@ def test_returned_vectors_are_the_callers_own(name: str) -> None:
 
 def test_a_run_file_without_a_method_gets_ours() -> None:
     assert create(AlgorithmSection().name, 3).name == "ap-bmm-plus"
-
-
-def test_what_is_expected_of_the_next_vector_asks_for_nothing(name: str) -> None:
-    search, other = make(name), make(name)
-    for each in (search, other):
-        for x in each.ask(each.problem.initial):
-            each.tell(x, evaluate(x, each.problem.objectives))
-    expected = search.expected_of_next()
-    asked = search.ask(1)
-    np.testing.assert_array_equal(asked, other.ask(1))
-    if name in WITHOUT_MODEL:
-        assert expected is None
-        return
-    assert expected is not None
-    predicted = other.predicted(np.stack(asked))
-    assert predicted is not None
-    if search.batch is None:  # a batch is chosen together
-        np.testing.assert_array_equal(expected, [part[0] for part in predicted])
