@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -26,9 +27,10 @@ def command_line() -> str:
 
 
 def made_by(command: str) -> str:
-    """The head of a document of results: the command, the versions and the date."""
+    """The head of a document of results: the command, the versions, the machine and the date."""
     used = ["Python " + platform.python_version()]
     used += [f"{name} {version(name)}" for name in ("torch", "botorch", "gpytorch")]
+    used.append(f"{os.cpu_count()} cores ({platform.machine()})")
     return f"Made by `{command}`.\n{', '.join(used)}, {datetime.now(UTC).date()}.\n"
 
 
