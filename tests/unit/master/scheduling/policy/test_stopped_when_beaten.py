@@ -33,6 +33,7 @@ from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.answer_tables import ScoredPart
 from apbmm_master.scheduling.policy.beaten_merges import INFEASIBLE, ROUNDING, beaten_in_progress
 from apbmm_master.scheduling.policy.reachable_objectives import ReachableObjectives, with_tokens
+from apbmm_master.search.arrays import Array
 from protocol_world import PROMPTS, Sim, World, measured_of, measurement, world_spec
 
 BUDGET = {"evaluations": 4, "initial": 2, "failures": 3}
@@ -395,6 +396,17 @@ def test_references_and_checks_of_estimates_are_never_stopped() -> None:
     assert {e.evaluation[0] for e in events(world, Leased)} >= {"t", "i", "e"}
 
 
+def objectives_in_full(accuracy: float, tokens: float) -> Array:
+    """The objectives (2,) of a merge of these means in `RAMBLING`."""
+    world, _ = RAMBLING
+    done = world.run_state.evaluations[world.run_state.completed[0]]
+    before, done.body = done.body, measurement(accuracy, tokens)
+    try:
+        return np.array(score(world.run_state, done))
+    finally:
+        done.body = before
+
+
 @given(
     scores=st.lists(st.sampled_from([0.0, 1.0]), min_size=10, max_size=10),
     tokens=st.lists(st.integers(1, 5000), min_size=10, max_size=10),
@@ -405,21 +417,14 @@ def test_what_is_stopped_could_never_have_been_on_the_front(
     scores: list[float], tokens: list[int], answered: int, rival: tuple[float, float]
 ) -> None:
     world, _ = RAMBLING
-    done = world.run_state.evaluations[world.run_state.completed[0]]
     part = ScoredPart(answered, sum(scores[:answered]), sum(tokens[:answered]))
     best = np.array(best_with(world.run_state, {"sums": part}, {"sums": 10}))
-    before = done.body
-    try:
-        done.body = measurement(*rival)
-        measured = np.array([score(world.run_state, done)])
-        done.body = measurement(sum(scores) / 10, sum(tokens) / 10)
-        whole = np.array(score(world.run_state, done))
-    finally:
-        done.body = before
+    measured = objectives_in_full(*rival)
+    whole = objectives_in_full(sum(scores) / 10, sum(tokens) / 10)
     assert (whole <= best + ROUNDING).all()
     name = next(e.id for e, _ in world.run_state.active_attempts())
-    if list(beaten_in_progress(world.run_state, {name: best}, measured)):
-        assert (measured[0] >= whole).all()
+    if list(beaten_in_progress(world.run_state, {name: best}, measured[None])):
+        assert (measured >= whole).all()
 
 
 @given(
@@ -436,21 +441,14 @@ def test_at_no_moment_of_a_generation_a_member_of_the_front_is_stopped(
 ) -> None:  # fmt: skip
     """``lanes`` answers at once; up to ``late`` of the ended ones are not scored yet."""
     world, _ = RAMBLING
-    done = world.run_state.evaluations[world.run_state.completed[0]]
     free = [0] * lanes
     spans = []
     for length in tokens:
         begin = heapq.heappop(free)
         heapq.heappush(free, begin + length)
         spans.append((begin, begin + length))
-    before = done.body
-    try:
-        done.body = measurement(*rival)
-        measured = np.array([score(world.run_state, done)])
-        done.body = measurement(sum(scores) / 10, sum(tokens) / 10)
-        whole = np.array(score(world.run_state, done))
-    finally:
-        done.body = before
+    measured = objectives_in_full(*rival)
+    whole = objectives_in_full(sum(scores) / 10, sum(tokens) / 10)
     name = next(e.id for e, _ in world.run_state.active_attempts())
     now = math.floor(moment * max(free))
     ended = [n for n, (_, end) in enumerate(spans) if end <= now][: 10 - late]
@@ -460,8 +458,8 @@ def test_at_no_moment_of_a_generation_a_member_of_the_front_is_stopped(
     best = np.array(best_with(world.run_state, parts, {"sums": 10}))
     assert (whole <= best + ROUNDING).all()
     assert (best <= best_with(world.run_state, {"sums": part}, {"sums": 10})).all()
-    if list(beaten_in_progress(world.run_state, {name: best}, measured)):
-        assert (measured[0] >= whole).all()
+    if list(beaten_in_progress(world.run_state, {name: best}, measured[None])):
+        assert (measured >= whole).all()
 
 
 @given(
