@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -161,11 +162,16 @@ def complete(curves: Curves, first: str = FIRST) -> Curves:
     }
 
 
+def of_seed(curves: Curves, seed: int) -> dict[str, Curve]:
+    """The run of each method with this seed, or the only one of a method without seeds."""
+    return {method: runs.get(seed) or runs[SEEDLESS] for method, runs in curves.items()}
+
+
 def at_equal_hours(curves: Curves) -> Curves:
     """Of the seeds that all methods have: until the cheapest campaign of the seed has ended."""
     found: Curves = {method: {} for method in curves}
     for seed in common_seeds(curves):
-        group = {method: runs.get(seed) or runs[SEEDLESS] for method, runs in curves.items()}
+        group = of_seed(curves, seed)
         least = min(float(run.hours[-1]) for run in group.values())
         for method, run in group.items():
             found[method][seed] = run.until(run.hours, least)
@@ -232,8 +238,7 @@ def contribution_shares(curves: Curves) -> dict[str, float]:
     """Each method's share of the front of all methods, over the seeds that all of them have."""
     counts = np.zeros(len(curves))
     for seed in common_seeds(curves):
-        groups = [runs.get(seed) or runs[SEEDLESS] for runs in curves.values()]
-        counts += contributions([run.points for run in groups])
+        counts += contributions([run.points for run in of_seed(curves, seed).values()])
     return dict(zip(curves, counts / max(counts.sum(), 1.0), strict=True))
 
 
@@ -259,21 +264,21 @@ def differences(curves: Curves, first: str) -> str:
             [
                 f"`{method}`", str(len(pairs)), interval(delta), f"{p[method]:.3f}",
                 f"{corrected[method]:.3f}", f"{int((delta > 0).sum())}", interval(trajectory),
-                interval(at_equal([(a, a.tokens, b, b.tokens) for a, b in pairs])),
-                interval(at_equal([(a, a.hours, b, b.hours) for a, b in pairs])),
+                interval(at_equal(pairs, attrgetter("tokens"))),
+                interval(at_equal(pairs, attrgetter("hours"))),
                 evaluations, share, confirmed_difference(pairs),
             ]
         )  # fmt: skip
     return markdown(rows) if len(rows) > 1 else "No method has two pairs yet: no differences.\n"
 
 
-def at_equal(pairs: Sequence[tuple[Curve, Array, Curve, Array]]) -> Array:
-    """Differences (n,) when the cheaper curve of a pair has ended; each beside what it spends."""
+def at_equal(pairs: Sequence[tuple[Curve, Curve]], spent: Callable[[Curve], Array]) -> Array:
+    """Differences (n,) when the cheaper curve of a pair has ended, by what a curve has `spent`."""
     found = []
-    for ours, our_cost, theirs, their_cost in pairs:
-        limit = min(our_cost[-1], their_cost[-1])
-        ended = ours.until(our_cost, limit), theirs.until(their_cost, limit)
-        found.append(ended[0].final - ended[1].final)
+    for pair in pairs:
+        limit = min(spent(curve)[-1] for curve in pair)
+        ours, theirs = (curve.until(spent(curve), limit) for curve in pair)
+        found.append(ours.final - theirs.final)
     return np.array(found)
 
 

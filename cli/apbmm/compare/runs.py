@@ -135,7 +135,7 @@ def _row(run: RunResults, points: Points | None, share: int, point: tuple[float,
     return Row(
         run=run.label,
         method=run.spec.algorithm.name,
-        hypervolume=(hypervolume(found, point) if found else 0.0) if points else None,
+        hypervolume=hypervolume(found, point) if points else None,
         spacing=(spacing(found) if found else 0.0) if points else None,
         contribution=share if points else None,
         front=(len(front(found)) if found else 0) if points else None,

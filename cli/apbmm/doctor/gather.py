@@ -252,8 +252,9 @@ def keys(given: str | None) -> Keys:
         except UsageError as error:
             troubles.append(Trouble(error.message, error.hint))
     allowed = len(list(master.allowed.glob("*" + curve_keys.PUBLIC))) if master else 0
-    found = (folder, master is not None, allowed, tuple(workers))
-    return Keys(*found, host_in_names(), tuple(troubles))
+    return Keys(
+        folder, master is not None, allowed, tuple(workers), host_in_names(), tuple(troubles)
+    )
 
 
 def reach(address: str) -> Reach:

@@ -88,7 +88,7 @@ class Confirmation:
             and merge.search.objectives is not None
             and not merge.search.breaks
         ]
-        return hypervolume(points, search.spec.hypervolume_reference) if points else 0.0
+        return hypervolume(points, search.spec.hypervolume_reference)
 
     def of(self, name: str) -> ConfirmedMerge | None:
         """The merge or reference of an id; None while it is not confirmed."""

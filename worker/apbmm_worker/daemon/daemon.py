@@ -217,14 +217,14 @@ class Daemon:
         if held is None and self.membership.ready is not None:
             return beat
         progress = self.job.progress
-        is_of_run = held is not None and held.run == self.run_id
+        ours = held if held is not None and held.run == self.run_id else None
         return Beat(
             run=self.run_id,
             trouble=trouble,
             reporting=beat.reporting,
             worked=beat.worked,
-            lease=held.lease if held is not None and is_of_run else "",
-            generated=self.answers.generated(held) if held is not None and is_of_run else {},
+            lease=ours.lease if ours else "",
+            generated=self.answers.generated(ours) if ours else {},
             stage=progress.latest.stage[:64] or BEGINS,
             done=progress.latest.done,
             total=progress.latest.total,

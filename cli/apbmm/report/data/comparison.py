@@ -72,7 +72,7 @@ def _growth(points: Points, reference_point: tuple[float, ...]) -> tuple[float, 
     for new in points:
         candidates = [*best, *([] if new is None else [new])]
         best = [candidates[i] for i in front(candidates).tolist()] if candidates else []
-        volumes.append(hypervolume(best, reference_point) if best else 0.0)
+        volumes.append(hypervolume(best, reference_point))
     return tuple(volumes)
 
 

@@ -15,7 +15,7 @@ from apbmm_common.protocol.messages import Evaluated
 from apbmm_common.run_file import RunSpec
 from apbmm_master.journal.assessment.scores import measured_references, missing_metrics
 from apbmm_master.journal.events import AnyEvent, ResultLearnt, RunLearnt, outcome_count
-from apbmm_master.journal.run_start.resume import changed
+from apbmm_master.journal.run_start.resume import changed, measures_alike
 from apbmm_master.journal.state.evaluations import Evaluation
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.store import NAME, OutcomeRow, read_journal, read_outcomes
@@ -82,8 +82,7 @@ def _require_same_measurements(run_dir: Path, run_state: RunState, spec: RunSpec
     The contents of their sources and questions are compared when a worker has read them.
     """
     assert run_state.spec is not None
-    digests = run_state.digests
-    if run_state.spec.config_hash(digests) != spec.config_hash(digests):
+    if not measures_alike(run_state, spec):
         ours, theirs = ({p: s[p] for p in MEASURED_BY} for s in _tables(spec, run_state.spec))
         keys = sorted(changed(theirs, ours))
         keys += ["algorithm.name"] if spec.merge_method != run_state.spec.merge_method else []

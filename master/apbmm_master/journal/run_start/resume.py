@@ -58,7 +58,7 @@ def begin_or_resume(run_state: RunState, spec: RunSpec, record: Callable[[AnyEve
     refused = [key for key in not_paths if not may_change(key, searched=searched)]
     if refused and run_state.digests:
         hint = "undo the change, or start a new run with another --run-dir"
-        if run_state.completed and _measures_alike(run_state, spec):
+        if run_state.completed and measures_alike(run_state, spec):
             hint += "; with --learn-from it takes over what this one has measured"
         raise RunChangedError(
             f"the run file differs from the one this run was begun with in {', '.join(refused)}",
@@ -69,8 +69,8 @@ def begin_or_resume(run_state: RunState, spec: RunSpec, record: Callable[[AnyEve
         record(SpecChanged(spec=new, keys=tuple(keys)))
 
 
-def _measures_alike(run_state: RunState, spec: RunSpec) -> bool:
-    """Whether a new run of ``spec`` can learn from this one, as `learning` demands."""
+def measures_alike(run_state: RunState, spec: RunSpec) -> bool:
+    """Whether a run of ``spec`` would measure a merge as this one does, given the same sources."""
     assert run_state.spec is not None
     digests = run_state.digests
     return run_state.spec.config_hash(digests) == spec.config_hash(digests)

@@ -132,26 +132,20 @@ class ScoringClient:
         """
         order = self._in_order(longest_first=step.longest_first)
         asked = step.asked(order)
-        needed = step.needed(len(asked))
         listener = listener or AnswerListener()
         cut_off = step.cut_off or CutOff()
         limit = int(self._prepare.generation["max_tokens"])
+        counted = counted_questions(self.benchmarks())
         loan = EngineLoan(engine)
         with self._process() as process, ReportWatch(process, early) as watch:
             start = time.monotonic()
             last: Scored | Failed | None = None
             try:
-                process.send(
-                    Score(
-                        out_dir=str(out_dir),
-                        asked=tuple(sorted(n for n, _ in asked)) if len(asked) < len(order) else (),
-                        needed=needed if needed < len(asked) else 0,
-                    )
-                )
+                process.send(_score(out_dir, order, asked, step.needed(len(asked))))
+                sizes = len(order), len(asked)
                 flight = AnswersInFlight(
-                    loan, process.send, (len(order), len(asked)), limit, progress, kept, listener,
-                    counted_questions(self.benchmarks()),
-                )  # fmt: skip
+                    loan, process.send, sizes, limit, progress, kept, listener, counted
+                )
                 flight.ask(asked)
                 cut_off.in_flight(flight.cut)
                 counting = TokenCounts(flight, count) if count else contextlib.nullcontext()
@@ -282,6 +276,20 @@ def counted_questions(benchmarks: Sequence[AskedBenchmark]) -> dict[int, str]:
         for number, (benchmark, prompt) in enumerate(every)
         if benchmark.asks_once and asking[prompt.token_ids] == 1
     }
+
+
+def _score(
+    out_dir: Path,
+    order: Sequence[tuple[int, Prompt]],
+    asked: Sequence[tuple[int, Prompt]],
+    needed: int,
+) -> Score:
+    """What the scoring process is to do with those that are ``asked`` of all in ``order``."""
+    return Score(
+        out_dir=str(out_dir),
+        asked=tuple(sorted(n for n, _ in asked)) if len(asked) < len(order) else (),
+        needed=needed if needed < len(asked) else 0,
+    )
 
 
 def _by_life(
