@@ -20,7 +20,7 @@ from apbmm_master.journal.events import (
 )
 from apbmm_master.journal.run_start.confirmation import CONFIRM
 from apbmm_master.journal.state.run_state import RunState
-from apbmm_master.journal.storage.store import Journal, read_journal
+from apbmm_master.journal.storage.store import Journal, read_journal, read_outcomes
 from apbmm_worker.engine.checksum import folder_digest
 from apbmm_worker.merging.merge import write_merge
 from apbmm_worker.merging.run_merges import merge_of
@@ -92,11 +92,31 @@ def write_confirmation(
     search = RunState().replay(read_journal(run_dir))
     vectors = {f"e{n:04}": search.evaluations[f"e{n:04}"].vector for n in range(1, len(points) + 1)}
     first = write_run(run_dir / "unedited", points, ends=ends, **changes)
-    begun, *rest = (record.event for record in read_journal(first))
+    begun, *rest = (_with_outcomes(record.event, first) for record in read_journal(first))
     shutil.rmtree(first)
     front = FrontToConfirm(search=search.run, digests={}, vectors=vectors)
     with Journal(run_dir / CONFIRM) as journal:
         journal.append([Record(n, 1.0, e) for n, e in enumerate((begun, front, *rest), 1)])
+
+
+def _with_outcomes(event: AnyEvent, run_dir: Path) -> AnyEvent:
+    """The event as it was given to the journal, which has single answers in another table."""
+    if not (isinstance(event, ResultRecorded) and isinstance(event.body, Evaluated)):
+        return event
+    rows = read_outcomes(run_dir, event.evaluation)
+    benchmarks = {
+        name: result.model_copy(
+            update={
+                "outcomes": tuple(
+                    (row.question, row.score, row.tokens, row.finish_reason)
+                    for row in rows
+                    if row.benchmark == name
+                )
+            }
+        )
+        for name, result in event.body.benchmarks.items()
+    }
+    return event.model_copy(update={"body": Evaluated(benchmarks=benchmarks)})
 
 
 def _edited(

@@ -8,7 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from apbmm.results.confirmation import Confirmation, ConfirmedMerge, benchmarks_of, conclusion
+from apbmm.results.confirmation import Confirmation, ConfirmedMerge, conclusion
 from apbmm.results.json_form import evaluation_as_json, run_as_json
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import figure_in_words, print_rehearsal
@@ -33,7 +33,7 @@ def table(search: RunResults, found: Confirmation) -> Table:
     shown.add_column("merge", no_wrap=True)
     names = _metrics(search)
     for name in names:
-        where = search.where(benchmarks_of(name, search))
+        where = search.where(search.benchmarks_of(name))
         shown.add_column(f"{name}{where}\nsearch", justify="right")
         shown.add_column("\nconfirmed", justify="right")
     shown.add_column("still on\nthe front")
@@ -71,6 +71,6 @@ def _metrics(search: RunResults) -> Sequence[str]:
 def _cells(
     name: str, merge: ConfirmedMerge, search: RunResults, found: Confirmation
 ) -> tuple[str, str]:
-    before = merge.search.figure(name, benchmarks_of(name, search))
-    after = merge.confirmed.figure(name, benchmarks_of(name, found.run))
+    before = merge.search.figure(name, search.benchmarks_of(name))
+    after = merge.confirmed.figure(name, found.run.benchmarks_of(name))
     return metric(name).text(before.value if before else None), figure_in_words(name, after)

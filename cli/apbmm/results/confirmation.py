@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 
+from apbmm.results.change_against_sources import change_against_sources
+from apbmm.results.figures import STANDARD_ERRORS, Figure
 from apbmm.results.run_results import EvaluationResult, RunResults, read_results
 from apbmm.results.words import asked_in_words
 from apbmm_common.metrics import Better, metric
@@ -140,7 +142,7 @@ def conclusion(search: RunResults, found: Confirmation, goes_on: str = "") -> li
     if found.front:
         still = f"{found.holding} of {len(found.front)} confirmed members of the front still hold"
         lines.append(still)
-    lines += common_falls(search, found)
+    lines += changes_in_words(search, found)
     if found.run.trouble:
         lines.append(f"no objectives on these questions: {found.run.trouble}")
     elif found.run.front:
@@ -159,78 +161,93 @@ def conclusion(search: RunResults, found: Confirmation, goes_on: str = "") -> li
     return lines
 
 
-def common_falls(search: RunResults, found: Confirmation) -> list[str]:
-    """By metric of the objectives: that all merges are poorer than in the search, if they are.
+def changes_in_words(search: RunResults, found: Confirmation) -> list[str]:
+    """By metric of the objectives: how the merges changed from the search, where that is told.
 
-    What the sources lost as well is of the questions, or of the draws. What merges alone lost is of
-    the choice: the best of many measurements have been lucky.
+    It is where they are poorer against the sources than chance explains, as the best of many
+    measurements are lucky ones (`change_against_sources`), and where all are poorer.
     """
-    shares = {
-        is_source: [m for m in found.merges if (m.search.purpose == "reference") is is_source]
-        for is_source in (True, False)
-    }
-    lines = []
     wanted = {o.metric: o.better for o in reversed(search.spec.objectives)}
-    for name, better in wanted.items():
-        sources, merges = (
-            _changes(name, better, shares[which], search, found) for which in (True, False)
+    lines = (_change_in_words(name, wanted[name], search, found) for name in wanted)
+    return [line for line in lines if line]
+
+
+def _change_in_words(name: str, better: Better, search: RunResults, found: Confirmation) -> str:
+    sources, merges = (
+        [m for m in found.merges if (m.search.purpose == "reference") is is_source]
+        for is_source in (True, False)
+    )
+    ours, theirs = (_values(name, each, search, found) for each in (merges, sources))
+    if len(ours) < LEAST_FOR_ALL:
+        return ""
+    sign = 1.0 if better == "higher" else -1.0
+    all_fell = all(sign * after < sign * before for before, after in ours)
+    change = change_against_sources(
+        name,
+        (search, found.run),
+        [merge.id for merge in merges],
+        [source.id for source in sources],
+        same_questions=found.asks_the_same_questions,
+    )
+    if change is not None:
+        change = replace(change, value=sign * change.value)
+    if not (all_fell or (change is not None and _is_loss(change))):
+        return ""
+    text = (
+        f"all {len(ours)} confirmed merges are poorer in {name} than in the search"
+        if all_fell
+        else f"the {len(ours)} confirmed merges differ in {name} from the search"
+    )
+    text += f", {_means(name, ours)} on average"
+    if theirs:
+        text += f"; the sources: {_means(name, theirs)}"
+    return text + (f". {_verdict(name, change, search, found)}" if change is not None else "")
+
+
+def _is_loss(gain: Figure) -> bool:
+    """Whether it is further below 0 than its standard error explains."""
+    return gain.standard_error is not None and (
+        0.0 < STANDARD_ERRORS * gain.standard_error < -gain.value
+    )
+
+
+def _verdict(name: str, gain: Figure, search: RunResults, found: Confirmation) -> str:
+    """Whether the choice was lucky, from what merges gained against the sources."""
+    form = metric(name).text_with_unit
+    by = f"{form(abs(gain.value))} ± {form(gain.standard_error)}"
+    if _is_loss(gain):
+        others = found.run.benchmarks_of(name).keys() - search.benchmarks_of(name).keys()
+        return (
+            f"Against the sources they are poorer by {by}, more than chance explains: the best of "
+            "many measurements have been lucky"
+            f"{', or other benchmarks suit them less' if others else ''}. "
+            "Expect the confirmed figures"
         )
-        if len(merges) < LEAST_FOR_ALL or any(each.loss <= 0 for each in merges):
-            continue
-        text = f"all {len(merges)} confirmed merges are poorer in {name} than in the search"
-        text += f", {_means(name, merges)} on average"
-        if sources:
-            text += f"; the sources: {_means(name, sources)}. "
-            asked = "draws" if found.asks_the_same_questions else "questions"
-            text += (
-                f"That is of the {asked}: compare merges with sources that answered the same"
-                if all(each.loss > 0 for each in sources)
-                else "The best of many measurements have been lucky: expect the confirmed figures"
-            )
-        lines.append(text)
-    return lines
+    asked = "draws" if found.asks_the_same_questions else "questions"
+    return (
+        f"Against the sources they are {'poorer' if gain.value < 0 else 'better'} by {by}"
+        f"{', which chance explains' if gain.value < 0 else ''}: "
+        f"compare merges with sources that answered the same {asked}"
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """A metric's value in the search and as confirmed, and how much poorer it is confirmed."""
-
-    before: float
-    after: float
-    loss: float
-
-
-def _changes(
-    name: str,
-    better: Better,
-    merges: Sequence[ConfirmedMerge],
-    search: RunResults,
-    found: Confirmation,
-) -> list[_Change]:
-    benchmarks = [benchmarks_of(name, run) for run in (search, found.run)]
-    changes = []
+def _values(
+    name: str, merges: Sequence[ConfirmedMerge], search: RunResults, found: Confirmation
+) -> list[tuple[float, float]]:
+    """A metric's values in the search and as confirmed, of the merges that have both."""
+    values = []
     for merge in merges:
-        before, after = (
-            each.figure(name, over)
-            for each, over in zip((merge.search, merge.confirmed), benchmarks, strict=True)
-        )
+        before = merge.search.figure(name, search.benchmarks_of(name))
+        after = merge.confirmed.figure(name, found.run.benchmarks_of(name))
         if before is not None and after is not None:
-            more = after.value - before.value
-            loss = -more if better == "higher" else more
-            changes.append(_Change(before.value, after.value, loss))
-    return changes
+            values.append((before.value, after.value))
+    return values
 
 
-def _means(name: str, changes: Sequence[_Change]) -> str:
+def _means(name: str, values: Sequence[tuple[float, float]]) -> str:
     """As in "61.0% in place of 66.2%"."""
-    before, after = (fmean(getattr(c, when) for c in changes) for when in ("before", "after"))
+    before, after = map(fmean, zip(*values, strict=True))
     return f"{metric(name).text(after)} in place of {metric(name).text(before)}"
-
-
-def benchmarks_of(name: str, run: RunResults) -> Mapping[str, float]:
-    """The benchmarks, with weights, that a run's first objective averages a metric over."""
-    chosen = next((o.benchmarks for o in run.spec.objectives if o.metric == name), None)
-    return chosen or {}
 
 
 def _questions(found: Confirmation) -> dict[str, str]:

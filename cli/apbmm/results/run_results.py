@@ -207,6 +207,13 @@ class RunResults:
             return ""
         return f" on {weighed_in_words(weights)}"
 
+    def benchmarks_of(self, metric: str) -> Mapping[str, float]:
+        """The benchmarks, with weights, that the first objective of a metric averages over."""
+        every = dict.fromkeys((benchmark.name for benchmark in self.spec.benchmarks), 1.0)
+        return (
+            next((o.benchmarks for o in self.spec.objectives if o.metric == metric), None) or every
+        )
+
     @property
     def shown_metrics(self) -> tuple[str, ...]:
         """The metrics that people are shown: those of the objectives, and the usual ones."""

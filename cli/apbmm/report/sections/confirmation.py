@@ -7,8 +7,7 @@ from apbmm.results.confirmation import (
     SAME_QUESTIONS,
     Confirmation,
     ConfirmedMerge,
-    benchmarks_of,
-    common_falls,
+    changes_in_words,
 )
 from apbmm.results.run_results import RunResults
 from apbmm.results.words import figure_in_words
@@ -32,7 +31,7 @@ def confirmation_section(
             "are on the front of the confirmed merges as well. The hypervolume of the confirmed "
             f"front is {confirmation.run.hypervolume:.4f}, that of the same merges in the search "
             f"{confirmation.hypervolume_in(results):.4f}.",
-            *(f"{line[0].upper()}{line[1:]}." for line in common_falls(results, confirmation)),
+            *(f"{line[0].upper()}{line[1:]}." for line in changes_in_words(results, confirmation)),
             *([f"{SAME_QUESTIONS.capitalize()}."] if confirmation.asks_the_same_questions else []),
         ),
         tables=(
@@ -41,7 +40,7 @@ def confirmation_section(
                     "evaluation",
                     "holds",
                     *(
-                        f"{name}{results.where(benchmarks_of(name, results))}, {when}"
+                        f"{name}{results.where(results.benchmarks_of(name))}, {when}"
                         for name in names
                         for when in ("search", "confirmed")
                     ),
@@ -65,7 +64,7 @@ def _cells(
     merge: ConfirmedMerge, names: list[str], search: RunResults, again: RunResults
 ) -> tuple[str, ...]:
     return tuple(
-        figure_in_words(name, each.figure(name, benchmarks_of(name, run)))
+        figure_in_words(name, each.figure(name, run.benchmarks_of(name)))
         for name in names
         for each, run in ((merge.search, search), (merge.confirmed, again))
     )
