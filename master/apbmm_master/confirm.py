@@ -7,6 +7,7 @@ from pathlib import Path
 
 from apbmm_common.run_file import RunSpec
 from apbmm_master.followers.launch import NOTHING, Beside
+from apbmm_master.journal.events import FrontToConfirm
 from apbmm_master.journal.run_start.confirmation import (
     confirm_folder,
     confirmation_spec,
@@ -39,21 +40,14 @@ def confirm_search(
     """Measure the front of the search in ``run_dir`` once more, or the ``wanted`` evaluations.
 
     ``spec`` is the search's run file where that has been edited since. Merges that are confirmed
-    already are not measured again. Returns the exit code. Raises what `serve` raises, and
-    `UsageError` where there is nothing to confirm, or nothing to confirm it on.
+    already are not measured again. Returns the exit code. Raises what `serve` and `what_to_confirm`
+    raise.
     """
     search = RunState().replay(read_journal(run_dir))
-    front = front_to_confirm(search, wanted)
-    folder = confirm_folder(run_dir)
-    before = RunState()
-    if (folder / JOURNAL).is_file():
-        before.replay(read_journal(folder))
-    assert search.spec is not None
-    merges = len(before.to_confirm.keys() | front.vectors.keys())
-    confirming = confirmation_spec(spec or search.spec, merges)
+    confirming, front = what_to_confirm(run_dir, search, spec, wanted)
     return serve(
         confirming,
-        folder,
+        confirm_folder(run_dir),
         bind,
         status_bind,
         authenticator,
@@ -61,3 +55,20 @@ def confirm_search(
         beside=beside,
         summary=summary,
     )
+
+
+def what_to_confirm(
+    run_dir: Path, search: RunState, spec: RunSpec | None = None, wanted: Sequence[str] = ()
+) -> tuple[RunSpec, FrontToConfirm]:
+    """The run that confirms a search, and what it measures; arguments as for `confirm_search`.
+
+    Raises `UsageError` where there is nothing to confirm, or nothing to confirm it on.
+    """
+    front = front_to_confirm(search, wanted)
+    folder = confirm_folder(run_dir)
+    before = RunState()
+    if (folder / JOURNAL).is_file():
+        before.replay(read_journal(folder))
+    assert search.spec is not None
+    merges = len(before.to_confirm.keys() | front.vectors.keys())
+    return confirmation_spec(spec or search.spec, merges), front

@@ -111,6 +111,21 @@ def test_what_cannot_be_confirmed_is_said(tmp_path: Path) -> None:
     assert "Traceback" not in shown.stderr
 
 
+def test_a_run_without_a_front_is_refused_before_anything_is_said_or_started(
+    tmp_path: Path,
+) -> None:
+    folder = write_run(tmp_path / "run", [], budget=1, benchmarks=HELD)
+    for workers in ((), ("--gpus", "cpu")):
+        shown = called("confirm", folder, "--keys", "none", *workers)
+        assert shown.returncode == 2
+        assert shown.stdout == ""
+        assert shown.stderr.splitlines() == [
+            "error: the run has no front yet",
+            "hint: confirm it when merges have been measured",
+        ]
+    assert not (folder / "confirm").exists()
+
+
 def test_a_run_is_found_by_its_name(tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "first", [(0.5, 0.5), (0.2, 0.8)])
     for named in (("first",), ()):  # the latest, where none is named

@@ -24,7 +24,8 @@ from apbmm_common.datasets.demo_pair import RUN_FILE
 from apbmm_common.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from apbmm_common.process.logs import set_up_logging
 from apbmm_common.protocol.curve_keys import NO_KEYS, master_keys
-from apbmm_master.confirm import confirm_search
+from apbmm_common.run_file import RunSpec
+from apbmm_master.confirm import confirm_search, what_to_confirm
 from apbmm_master.journal.run_start.confirmation import confirm_folder
 from apbmm_master.run_checks import load_run
 from apbmm_master.serve import open_authenticator
@@ -41,14 +42,29 @@ def run_confirm(run: str | None, options: ConfirmOptions) -> int:
     """
     set_up_logging("WARNING")
     search = read_results(find_run(run))
+    spec = _edited(search, options)
+    what_to_confirm(search.run_dir, search.run_state, spec, options.evaluations)  # or refuses
     with _messages_on_stderr() if options.json else contextlib.nullcontext():
-        code = _measure(search, options)
+        code = _measure(search, spec, options)
     if code in (EXIT_DONE, EXIT_INTERRUPTED) and not options.quiet:
         _show(search, options)
     return code
 
 
-def _measure(search: RunResults, options: ConfirmOptions) -> int:
+def _edited(search: RunResults, options: ConfirmOptions) -> RunSpec | None:
+    """The run file of the search as it is now, where one is named."""
+    if options.run_file is None:
+        return None
+    spec = load_run(options.run_file)
+    if spec.name != search.spec.name:
+        raise UsageError(
+            f"{options.run_file} describes {spec.name}, not {search.spec.name}",
+            "--run-file names the run file of the search, with other [confirm] tables",
+        )
+    return spec
+
+
+def _measure(search: RunResults, spec: RunSpec | None, options: ConfirmOptions) -> int:
     if options.gpus is not None:
         devices = devices_of(options.gpus, options.workers, rehearsal=search.rehearsal)
         own = RunFlags(bind=options.bind, keys=options.keys, insecure=options.insecure)
@@ -58,7 +74,7 @@ def _measure(search: RunResults, options: ConfirmOptions) -> int:
         return _serve_with(workers, search, options, NO_KEYS)
     if options.workers is not None:
         raise UsageError("--workers is for workers on the CPU", "--gpus cpu starts them")
-    return _serve(search, options)
+    return _serve(search, spec, options)
 
 
 @contextlib.contextmanager
@@ -74,17 +90,11 @@ def _messages_on_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _serve(search: RunResults, options: ConfirmOptions) -> int:
+def _serve(search: RunResults, spec: RunSpec | None, options: ConfirmOptions) -> int:
     bind = options.bind or DEFAULT_BIND
     authenticator = open_authenticator(
         bind, options.status_bind, master_keys(options.keys), insecure=options.insecure
     )
-    spec = load_run(options.run_file) if options.run_file else None
-    if spec is not None and spec.name != search.spec.name:
-        raise UsageError(
-            f"{options.run_file} describes {spec.name}, not {search.spec.name}",
-            "--run-file names the run file of the search, with other [confirm] tables",
-        )
     if not options.quiet:
         joining = worker_command(bind, rehearsal=search.rehearsal)
         print(f"without --gpus, workers join by: {joining}", file=sys.stderr)  # noqa: T201
