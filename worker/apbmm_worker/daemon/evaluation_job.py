@@ -161,7 +161,7 @@ class EvaluationJob:
             )
 
     def adopt(self, spec: RunSpec | None) -> None:
-        """Replace the prepared spec by one that differs from it in budget or timings only."""
+        """Replace the prepared spec by one that needs no other preparation."""
         self._prepared = spec
 
     async def _prepare(self, spec: RunSpec) -> Prepared:

@@ -18,6 +18,10 @@ log = logging.getLogger(__name__)
 UNFIT_SECONDS = 30.0
 """Pause before a host that does not fit is looked at again: missing files may have been copied."""
 POLL_SECONDS = 0.2
+OF_THE_MASTER = ("at_least", "at_most", "budget", "confirm", "timings")
+"""Tables that a resumed run may change and no evaluation child is prepared for."""
+OF_REHEARSALS = ("objectives", "steps")
+"""Such tables that the child of a rehearsal alone is prepared for."""
 
 
 class Membership:
@@ -126,7 +130,12 @@ class Membership:
 
 
 def _same_preparation(one: RunSpec, other: RunSpec | None) -> bool:
-    """Whether two specs differ in nothing that the evaluation child is prepared for."""
-    return other is not None and other == one.model_copy(
-        update={"budget": other.budget, "timings": other.timings}
-    )
+    """Whether two specs differ in nothing that the evaluation child is prepared for.
+
+    What a rehearsal invents depends on the objectives, and on whether it is measured in steps.
+    """
+    if other is None:
+        return False
+    rehearsal = other.evaluation.kind == "rehearsal"
+    aside = OF_THE_MASTER if rehearsal else (*OF_THE_MASTER, *OF_REHEARSALS)
+    return other == one.model_copy(update={name: getattr(other, name) for name in aside})

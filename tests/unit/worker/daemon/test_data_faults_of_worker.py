@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,10 @@ from apbmm_worker.daemon.outbox import Outbox
 from rehearsal_runs import DEADLINE, run_spec
 
 SPEC = run_spec()
+BY_TIME = [
+    {"name": "reasoning", "metric": "accuracy", "expert": "thinking", "vanilla": "instruct"},
+    {"name": "speed", "metric": "seconds", "expert": "instruct", "vanilla": "thinking"},
+]
 
 
 class Questions(EvaluationJob):
@@ -89,6 +94,44 @@ async def test_the_files_are_read_again_at_the_next_welcome(tmp_path: Path) -> N
     assert ready()[-1].digests == {"benchmark.sums": "mended"}
     await membership.enter("run-1", SPEC)
     assert (work.prepared, len(ready())) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "engine", "rehearsal"),
+    [
+        ({"budget": {"evaluations": 9}}, 1, 1),
+        ({"timings": {"stall": 99.0}}, 1, 1),
+        ({"confirm": {"repeats": 3, "at_end": True}}, 1, 1),
+        ({"at_least": {"accuracy": 0.5}}, 1, 1),
+        ({"objectives": BY_TIME}, 1, 2),  # a rehearsal invents what they name
+        ({"steps": {"enabled": True}}, 1, 2),  # and single answers where it has steps
+        ({"generation": {"max_tokens": 65}}, 2, 2),
+        ({"benchmarks": [{"name": "sums", "adapter": "sums", "path": "/none/moved"}]}, 2, 2),
+    ],
+)
+async def test_a_resumed_run_is_prepared_again_only_for_what_its_preparation_depends_on(
+    tmp_path: Path, change: dict[str, Any], engine: int, rehearsal: int
+) -> None:
+    async def prepared(gpu: str, **table: Any) -> int:
+        said: list[FromWorker] = []
+
+        async def send(message: FromWorker) -> None:
+            said.append(message)
+
+        work = Questions(Options("a", gpu, "tcp://127.0.0.1:1", tmp_path, tmp_path))
+        membership = Membership(work, lambda: False, send)
+        for spec in (run_spec(**table), run_spec(**{**table, **change})):
+            said.clear()
+            await membership.enter("run-1", spec)
+            await until(lambda: said)
+            assert isinstance(said[0], Ready)
+            assert work._prepared == spec
+        return work.prepared
+
+    drawn = {"generation": {"temperature": 0.5}, "algorithm": {"name": "ap-bmm-plus"}}
+    assert await prepared("rehearsal", **drawn) == rehearsal
+    real = {"evaluation": {"kind": "vllm", "layers": None}}
+    assert await prepared("cpu", **drawn, **real) == engine
 
 
 async def test_what_is_at_fault_is_said_when_it_cannot_prepare(tmp_path: Path) -> None:
