@@ -17,14 +17,25 @@ from typing import Any
 TEXTS = ("question", "answer", "id", "subset", "template", "extract", "after", "regex", "compare")
 COMPARISONS = ("text", "number", "expression")
 
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?")
+_CURRENCY = r"\\?[$€£]"
+# A hyphen after a letter or digit is no sign: "3-12" ends with 12.
+_NUMBER = re.compile(
+    rf"(?:(?<!\w)[-+\u2212](?:{_CURRENCY})?)?"
+    r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?"
+)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_THE_ANSWER = r"(?i:answer|(?:correct|right|best|final)\s+(?:choice|option))"
+_MARKS = r"[\s:*(\\boxedtext{$\"`]*"
+_ONE_LETTER = r"\b([A-Z])\b(?!')"
 _LETTERS = (
     re.compile(r"\A\W*([A-Za-z])\W*\Z"),
-    re.compile(r"(?i:answer|choice|option)(?i:\s+is)?[\s:*(\\boxedtext{$]*\b([A-Z])\b(?!')"),
+    re.compile(rf"{_THE_ANSWER}(?i:\s+is)?{_MARKS}(?i:(?:option|choice){_MARKS})?{_ONE_LETTER}"),
+    re.compile(rf"(?i:choice|option)(?i:\s+is)?{_MARKS}{_ONE_LETTER}"),
     re.compile(r"\(([A-Z])\)|\*\*([A-Z])\W?\*\*"),
     re.compile(r"^\W*([A-Z])\s*(?:[.):]|$)", re.MULTILINE),
 )
+_AROUND = re.compile(r"\A\*\*\s*|\.?\s*(?:\*\*)?\.?\Z")
+"""What stands around an answer and is no part of it: Markdown's bold, the end of a sentence."""
 _LONGEST_EXPONENT = 400
 """A number with a larger exponent would take all memory as an exact fraction."""
 
@@ -108,8 +119,9 @@ class AnswerRule:
         self, answer: str, target: str, same_expression: Callable[[str, str], bool]
     ) -> bool:
         """Whether an answer is the right one. ``same_expression`` compares what is neither equal
-        as text nor two numbers."""
-        if _one_blank(answer) == _one_blank(target):
+        as text nor two numbers. Bold (``**``) and a full stop around either do not count."""
+        answer, target = _bare(answer), _bare(target)
+        if answer == target:
             return True
         if self.comparison == "text":
             return False
@@ -131,7 +143,7 @@ def number(text: str) -> Fraction | None:
     50.
     """
     plain = text.strip().strip("$").removesuffix(".").removesuffix("%").removesuffix("\\").strip()
-    plain = plain.replace("\u2212", "-").lstrip("$€£").replace("\\$", "")
+    plain = re.sub(rf"^([-+]?){_CURRENCY}", r"\1", plain.replace("\u2212", "-"))
     if not _NUMBER.fullmatch(plain):
         return None
     above, _, below = plain.replace(",", "").partition("/")
@@ -201,7 +213,8 @@ def _last_number(text: str) -> str | None:
 
 def _letter(text: str) -> str | None:
     """The letter of a choice: a text that is one letter, or what "answer is" or a box names, or one
-    in parentheses or bold, or one that begins a line; the last of the first kind found."""
+    in parentheses or bold, or one that begins a line; the last of the first kind found.
+    "Option A" in an explanation does not count beside "the answer is B"."""
     for pattern in _LETTERS:
         found = [letter for match in pattern.finditer(text) for letter in match.groups() if letter]
         if found:
@@ -241,8 +254,9 @@ def _as_regex_reads(pattern: str, target: str) -> str:
     return target.join(around)
 
 
-def _one_blank(text: str) -> str:
-    return " ".join(text.split())
+def _bare(text: str) -> str:
+    plain = " ".join(text.split())
+    return _AROUND.sub("", plain) or plain
 
 
 EXTRACTIONS: dict[str, Callable[[str], str | None]] = {
