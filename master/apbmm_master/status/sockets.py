@@ -21,6 +21,7 @@ import zmq
 import zmq.asyncio
 
 from apbmm_common.errors import UsageError
+from apbmm_common.process.whole_files import write_whole
 from apbmm_common.protocol import socket_monitor
 from apbmm_common.protocol.addresses import allow_ipv6
 from apbmm_master.journal.events import Record
@@ -105,7 +106,7 @@ class StatusSocket:
         self._events.bind(addresses["events"])
         if tcp:
             addresses["tcp"] = self._bind_tcp(tcp)
-        self._address_file.write_text(json.dumps(addresses) + "\n", encoding="utf-8")
+        write_whole(self._address_file, f"{json.dumps(addresses)}\n".encode())
 
     def _bind_tcp(self, address: str) -> str:
         # Not the local socket: that one has no keys.
