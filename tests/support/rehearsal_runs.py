@@ -125,6 +125,11 @@ class Process:
         code = self.end()
         assert code == -signal.SIGKILL, f"{step} was not reached: {code}\n{self.output[-3000:]}"
 
+    def go_on(self) -> None:
+        """Let a worker's evaluation go on that hangs, or that has yet to come to where it does."""
+        (evaluating,) = self.children()
+        os.kill(evaluating, signal.SIGCONT)
+
     def children(self) -> list[int]:
         """Process ids of its children."""
         folder = Path(f"/proc/{self.popen.pid}/task")
@@ -201,6 +206,7 @@ class Site:
     ) -> Process:
         """Start a worker; ``fault`` as APBMM_REHEARSAL_FAULT, ``at`` another address.
 
+        An evaluation that hangs is in progress for as long as a test takes, see `Process.go_on`.
         ``within``: a command that runs it, as `unshare` does.
         """
         return self._start(

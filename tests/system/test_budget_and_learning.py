@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 def test_a_run_that_is_killed_ends_by_the_tokens_that_it_may_generate(site: Site) -> None:
     """The landscape's sources alone generate some of them; the master is killed in between."""
     site.configure(budget={"evaluations": 4, "initial": 4})
-    workers = [site.worker("a"), site.worker("b")]
+    workers = [site.worker(name, fault="hang:e0007") for name in ("a", "b")]
     first = site.master()
     assert first.end() == 0, first.output
     spending = site.run_state().spending
@@ -26,9 +26,11 @@ def test_a_run_that_is_killed_ends_by_the_tokens_that_it_may_generate(site: Site
 
     site.configure(budget={"evaluations": None, "generated_tokens": most, "initial": 4})
     killed = site.master()
-    wait_for("a merge more", lambda: site.done() > 5)
+    wait_for("a merge more", lambda: site.done() > 4)
     killed.kill()
     master = site.master()
+    for worker in workers:
+        worker.go_on()
     assert master.end() == 0, master.output
     run_state = site.run_state()
     (limit,) = limits(run_state)
@@ -53,8 +55,7 @@ def test_a_run_that_is_killed_ends_by_the_tokens_that_it_may_generate(site: Site
 
 def test_a_run_learns_from_an_earlier_one_and_is_resumed_without_it(site: Site) -> None:
     site.configure()
-    site.worker("a")
-    site.worker("b")
+    workers = [site.worker("a"), site.worker("b")]
     master = site.master()
     assert master.end() == 0, master.output
     earlier, known = site.run_dir, scores_of(site.run_state())
@@ -66,6 +67,8 @@ def test_a_run_learns_from_an_earlier_one_and_is_resumed_without_it(site: Site) 
     assert "measured otherwise: it differs in generation.max_tokens" in refused.output
     assert not site.run_dir.exists()
 
+    for worker in workers:
+        worker.kill()
     site.run_name = "second"
     site.configure(budget={"evaluations": 8, "initial": 4})
     step = "journal.insert/result_learnt:3"
@@ -73,12 +76,16 @@ def test_a_run_learns_from_an_earlier_one_and_is_resumed_without_it(site: Site) 
     dies.dies_at(step)
     assert site.records() == []
     killed = site.master("--learn-from", str(earlier))
+    worker = site.worker("a", fault="hang:e0003")
     wait_for("a merge", lambda: site.done() > 1)
     assert "learnt 6 merges and the references from rehearsed-" in killed.output
     killed.kill()
     shutil.rmtree(earlier)
+    (site.run_dir / "status.json").unlink()
     master = site.master()
-    wait_for("its status", lambda: (site.run_dir / "status.json").is_file() and site.status())
+    wait_for("the master", (site.run_dir / "status.json").is_file)
+    assert site.status()["learnt"]["merges"] == 6
+    worker.go_on()
     assert master.end() == 0, master.output
     run_state = site.run_state()
     assert len(run_state.completed) == 8

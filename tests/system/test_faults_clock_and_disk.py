@@ -85,10 +85,17 @@ def test_clocks_that_jump_a_day_expire_nothing(site: Site, tmp_path: Path) -> No
     folder = tmp_path / "clock"
     folder.mkdir()
     clock = Clock(folder)
-    site.configure(budget={"evaluations": 8, "initial": 8}, evaluation={"rehearsal_seconds": 3.0})
+    site.configure(budget={"evaluations": 8, "initial": 8})
     faked = clock.below_python if LIBFAKETIME else clock.in_python
     master = site.master(env=faked)
-    first, _ = (site.worker(name, env=clock.in_python) for name in ("a", "b"))
+    crew = [site.worker(name, fault="hang:*", env=clock.in_python) for name in ("a", "b")]
+    first, second = crew
+
+    def ended() -> bool:
+        for worker in crew:
+            worker.go_on()
+        return master.popen.poll() is not None
+
     with clock_of(faked) as read:
         for offset in (DAY, -DAY):
             wait_for("both workers to hold work", lambda: len(site.running()) == 2)
@@ -97,8 +104,10 @@ def test_clocks_that_jump_a_day_expire_nothing(site: Site, tmp_path: Path) -> No
             clock.set(offset)
             assert abs(read() - time.time() - offset) < DAY / 2, "the clock did not jump"
             done = len(site.events(ResultRecorded))
+            second.go_on()
             wait_for("the other's results", lambda n=done: len(site.events(ResultRecorded)) > n)  # type: ignore[misc]
             first.signal(signal.SIGCONT)
+    wait_for("the end", ended)
     assert master.end() == 0, master.output
     times = [record.time for record in site.records()]
     assert times == sorted(times)
@@ -117,7 +126,8 @@ def test_disks_that_fail_now_and_then_lose_and_repeat_nothing(site: Site) -> Non
             "journal.commit/result:5=eio, journal.begin/accepted:9=enospc"
         }
     )
-    failing = "outbox.begin:2=eio, outbox.synced:3=enospc"
+    # Only what it is about to keep for the first time fails: a later attempt would say nothing.
+    failing = "outbox.synced:1=enospc, outbox.begin:3=eio"
     worker = site.worker("a", env={"APBMM_FAILPOINTS": failing})
     assert master.end() == 0, master.output
     assert master.output.count("could not be written: ") == 4, master.output

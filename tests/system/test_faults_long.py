@@ -72,7 +72,7 @@ async def test_a_long_life_needs_no_more_memory_than_a_new_one(
     digests = prepared(load_run_file(site.run_file)).digests
     await until("the real worker", lambda: site.running() or site.done() > 1)
     async with fleet(site, digests):
-        await asyncio.to_thread(wait_for, "some", lambda: results(site) >= YOUNG, 60)
+        await asyncio.to_thread(wait_for, "some", lambda: results(site) >= YOUNG)
         young = resident(master)
         await asyncio.to_thread(wait_for, "a quarter", lambda: 4 * results(site) > evaluations, 900)
         early, quarter, counted = resident(worker), resident(master), results(site)

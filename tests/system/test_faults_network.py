@@ -69,19 +69,16 @@ def test_after_the_grace_another_worker_begins_and_the_later_result_is_logged(
 ) -> None:
     """Down for twice the time until the lease is given up."""
     timings = {**TIMINGS, "orphan_grace": GRACE}
-    site.configure(
-        budget={"evaluations": 4000, "initial": 4},
-        evaluation={"rehearsal_seconds": 3.0},
-        timings=timings,
-    )
+    site.configure(budget={"evaluations": 4000, "initial": 4}, timings=timings)
     master = site.master()
     with FaultyLink(site.port) as link:
-        site.worker("far", at=link.address)
+        held = "thinking"
+        far = site.worker("far", at=link.address, fault=f"hang:{held}")
         wait_for("a first result", lambda: results_of(site, "far"))
-        wait_for("work in its hand", lambda: held_by(site, "far"))
+        wait_for("work in its hand", lambda: held_by(site, "far") == held)
         link.cut(*directions)
         cut_at = time.monotonic()
-        held = held_by(site, "far")
+        far.go_on()
         site.worker("near")
         (loss, *_) = wait_for("the end of the grace", lambda: site.events(Lost))
         noticed = time.monotonic() - cut_at

@@ -20,14 +20,13 @@ from small_disk import fill, small_disk
 @pytest.mark.slow
 def test_nothing_is_acknowledged_that_is_not_stored_and_the_run_recovers(site: Site) -> None:
     with small_disk(site.folder / "run", 2048) as disk:
-        site.configure(
-            budget={"evaluations": 12, "initial": 12}, evaluation={"rehearsal_seconds": 0.5}
-        )
-        worker = site.worker("a")
+        site.configure(budget={"evaluations": 12, "initial": 12})
+        worker = site.worker("a", fault="hang:e0004")
         outbox = site.folder / "state" / "locks" / "a" / "outbox"
         master = site.master()
         wait_for("a few results", lambda: site.done() >= 2)
         ballast = fill(disk)
+        worker.go_on()
         status = wait_for("status to tell", lambda: s if (s := site.status())["trouble"] else None)
         assert "could not be written" in status["trouble"]
         assert "full" in status["trouble"]
@@ -137,11 +136,12 @@ async def test_a_worker_does_not_leave_with_a_result_that_is_nowhere_else(
 @pytest.mark.slow
 def test_a_worker_starts_on_a_full_disk_and_delivers_what_it_had_stored(site: Site) -> None:
     with small_disk(site.folder / "state", 2048) as disk:
-        site.configure(evaluation={"rehearsal_seconds": 3.0})
-        worker, master = site.worker("a"), site.master()
+        site.configure()
         first = "thinking.1"
+        worker, master = site.worker("a", fault="hang:thinking"), site.master()
         wait_for("work in hand", lambda: any(x.startswith(first) for x in site.running()))
         master.kill()
+        worker.go_on()
         outbox = disk / "locks" / "a" / "outbox"
         wait_for("a result", lambda: list(outbox.glob(f"*.{first}.*json")))
         worker.kill()

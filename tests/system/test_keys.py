@@ -29,7 +29,7 @@ def folder(site: Site) -> Path:
     return site.folder / "keys"
 
 
-def worker(site: Site, name: str, key: str | None = None) -> Process:
+def worker(site: Site, name: str, key: str | None = None, fault: str = "") -> Process:
     """Start a worker with the keys that its host has: its own and the master's public one."""
     own = site.folder / f"keys-of-{name}"
     if not own.exists():
@@ -38,7 +38,8 @@ def worker(site: Site, name: str, key: str | None = None) -> Process:
         secret = own / f"{name}.key_secret"
         secret.touch(mode=0o600)
         secret.write_bytes((folder(site) / f"{key or name}.key_secret").read_bytes())
-    return site.worker(name, env={"APBMM_KEYS": str(own), "APBMM_LOG_LEVEL": "DEBUG"})
+    env = {"APBMM_KEYS": str(own), "APBMM_LOG_LEVEL": "DEBUG"}
+    return site.worker(name, fault=fault, env=env)
 
 
 def secrets_of(site: Site) -> Iterator[bytes]:
@@ -54,14 +55,14 @@ def test_a_run_with_keys_from_the_first_to_the_last(site: Site) -> None:
     """Made, joined, let in without a restart, revoked while it works; and no secret anywhere."""
     keys(site, "new-master")
     keys(site, "new-worker", "a")
-    site.configure(budget={"evaluations": 12, "initial": 12}, evaluation={"rehearsal_seconds": 1.5})
+    site.configure(budget={"evaluations": 12, "initial": 12})
     status = site.folder / "status.json"
     address = f"tcp://127.0.0.1:{Site(site.folder).port}"
     master = site.master(
         "--status-bind", address, "--log-level", "DEBUG",
         env={"APBMM_KEYS": str(folder(site)), "APBMM_LOG_FORMAT": "json"},
     )  # fmt: skip
-    first = worker(site, "a")
+    first = worker(site, "a", fault="hang:*")
     wait_for("work in hand", site.running)
 
     thief = worker(site, "thief", key="a")
@@ -72,9 +73,9 @@ def test_a_run_with_keys_from_the_first_to_the_last(site: Site) -> None:
     wait_for("the refusal", lambda: "not connected to" in keyless.output)
 
     keys(site, "new-worker", "b")
-    second = worker(site, "b")
+    second = worker(site, "b", fault="hang:*")
     wait_for("b", lambda: any(e.worker == "b" for e in site.events(WorkerJoined)))
-    wait_for("a to hold work", lambda: is_busy(site, "a"))
+    wait_for("a to hold what it cannot finish", lambda: holds_a_reference(site, "a"))
     keys(site, "revoke", "a")
     wait_for("its leave", lambda: any(e.worker == "a" for e in site.events(WorkerLeft)))
     wait_for("the refusal", lambda: "the key of worker a was revoked" in first.output)
@@ -87,12 +88,15 @@ def test_a_run_with_keys_from_the_first_to_the_last(site: Site) -> None:
     assert snapshot["wire"]["refused_connections"] >= 1
     assert [entry["name"] for entry in snapshot["workers"]] == ["b"]
 
+    second.kill()
+    third = worker(site, "b")
     assert master.end() == 0, master.output
     site.assert_whole(12)
     assert {e.worker for e in site.events(WorkerJoined)} == {"a", "b"}
     assert any("its key was revoked" in e.reason for e in site.events(Lost))
-    for process in (first, second, thief, keyless):
+    for process in (first, thief, keyless):
         assert process.popen.poll() is None, "a refused worker waits to be let in"
+    for process in (first, second, third, thief, keyless):
         assert "Traceback" not in process.output
     assert_no_secret_left(site)
 
@@ -101,10 +105,10 @@ def test_of_two_workers_with_one_key_the_later_boot_wins(site: Site) -> None:
     """As when a host is replaced by its copy: the earlier one is fenced off, and ends."""
     keys(site, "new-master")
     keys(site, "new-worker", "a")
-    site.configure(budget={"evaluations": 3, "initial": 3}, evaluation={"rehearsal_seconds": 2.0})
+    site.configure(budget={"evaluations": 3, "initial": 3})
     with_keys = {"APBMM_KEYS": str(folder(site))}
     master = site.master(env=with_keys)
-    earlier = worker(site, "a")
+    earlier = worker(site, "a", fault="hang:thinking")
     wait_for("work in hand", site.running)
     site.worker("a", locks="copy", env={"APBMM_KEYS": str(site.folder / "keys-of-a")})
     assert earlier.end() == 2
@@ -116,8 +120,9 @@ def test_of_two_workers_with_one_key_the_later_boot_wins(site: Site) -> None:
     assert {e.reason for e in site.events(Lost)} <= {"a was started anew"}
 
 
-def is_busy(site: Site, name: str) -> bool:
-    return any(attempt.worker == name for _, attempt in site.run_state().active_attempts())
+def holds_a_reference(site: Site, name: str) -> bool:
+    held = site.run_state().active_attempts()
+    return any(e.purpose == "reference" and attempt.worker == name for e, attempt in held)
 
 
 def assert_no_secret_left(site: Site) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from commands import command_line, environment, processes_naming, run, write_rehearsal
-from rehearsal_runs import write_run_file
+from rehearsal_runs import DEADLINE, write_run_file
 
 pytestmark = pytest.mark.slow
 
@@ -43,8 +43,8 @@ class Terminal:
             with contextlib.suppress(OSError):
                 self.text += os.read(self._ours, 65536).decode(errors="replace")
 
-    def read_until(self, piece: str, seconds: float = 60.0) -> None:
-        deadline = time.monotonic() + seconds
+    def read_until(self, piece: str) -> None:
+        deadline = time.monotonic() + DEADLINE
         while piece not in self.text:
             assert time.monotonic() < deadline, f"{piece!r} was never shown"
             self.read()
@@ -81,7 +81,8 @@ def shown_on(
 
 
 def test_the_view_follows_the_size_of_the_terminal_and_is_gone_at_the_end(tmp_path: Path) -> None:
-    run_file = write_rehearsal(tmp_path / "run.toml", seconds=1.0, evaluations=50)
+    more_than_there_is_time_for = 4000
+    run_file = write_rehearsal(tmp_path / "run.toml", evaluations=more_than_there_is_time_for)
     terminal = Terminal(80, 40)
     command = ("apbmm", "run", run_file, "--run-dir", tmp_path / "run")
     with shown_on(terminal, *command) as process:
@@ -120,7 +121,7 @@ def test_a_confirmation_has_the_same_view_and_ends_with_what_can_be_done_next(
     with shown_on(terminal, "apbmm", "confirm", search, "--gpus", "cpu") as process:
         terminal.read_until("the master starts")
         terminal.read_until("Workers")
-        terminal.read_until("apbmm report", 120.0)
+        terminal.read_until("apbmm report")
         assert process.wait(200) == 0
     after = CONTROL.sub("", terminal.text.split("\x1b[?1049l")[-1])
     assert "confirmed members of the front still hold" in after

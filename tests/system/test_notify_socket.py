@@ -63,10 +63,10 @@ def ears(tmp_path: Path) -> Iterator[tuple[Ear, Ear]]:
 
 def test_systemd_hears_of_readiness_life_and_a_long_end(site: Site, ears: tuple[Ear, Ear]) -> None:
     of_master, of_worker = ears
-    site.configure(budget={"evaluations": 3, "initial": 3}, evaluation={"rehearsal_seconds": 8.0})
+    site.configure(budget={"evaluations": 3, "initial": 3})
     master = site.master(env=of_master.environment)
     assert of_master.until("READY=1")[1:] == ["STATUS=0/3 evaluations, 0 workers", "WATCHDOG=1"]
-    worker = site.worker("a", env=of_worker.environment)
+    worker = site.worker("a", fault="hang:thinking", env=of_worker.environment)
     assert of_worker.until("READY=1")[1].startswith("STATUS=waits for ")  # a master, or work
     wait_for("work in hand", lambda: [x for x in site.running() if x[0] == "t"])
     assert "WATCHDOG=1" in of_master.until("STATUS=0/3 evaluations, 1 workers")
@@ -77,6 +77,7 @@ def test_systemd_hears_of_readiness_life_and_a_long_end(site: Site, ears: tuple[
         assert granted.startswith("EXTEND_TIMEOUT_USEC=")
         assert int(granted.partition("=")[2]) > 2 * WATCHDOG * 1e6
         assert "STOPPING=1" not in ear.until("EXTEND_TIMEOUT_USEC="), "said once"
+    worker.go_on()
     assert (master.end(), worker.end()) == (0, 0), master.output + worker.output
 
 

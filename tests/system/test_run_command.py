@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,10 @@ import pytest
 
 from apbmm.installed import on_cpu
 from apbmm_common.datasets.demo_pair import demo_folder
+from apbmm_common.process.signals import SAME_REQUEST_SECONDS
 from apbmm_common.protocol.curve_keys import new_master, new_worker
 from apbmm_master.journal.assessment.scores import scores_of
+from apbmm_master.journal.run_start.confirmation import confirm_folder
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.store import read_journal
 from apbmm_worker.daemon.options import default_name
@@ -100,6 +103,20 @@ def test_as_json_every_line_names_run_and_evaluation(tmp_path: Path) -> None:
     assert {line["run"] for line in done} == runs
 
 
+HANGS = """
+import os
+os.environ["APBMM_REHEARSAL_FAULT"] = "hang:thinking"
+"""
+"""For Python's startup. `apbmm run` passes its own settings on, and nothing else of apbmm."""
+
+
+def work_in_hand(folder: Path) -> bool:
+    """Whether a worker holds an evaluation of the run in ``folder``."""
+    if not (folder / "journal.sqlite").exists():
+        return False
+    return any(True for _ in RunState().replay(read_journal(folder)).active_attempts())
+
+
 @contextlib.contextmanager
 def long_run(run_file: Path, run_dir: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A rehearsal of minutes, begun by ``apbmm run``, once its worker has joined."""
@@ -155,13 +172,18 @@ def test_its_front_is_confirmed_by_workers_of_its_own(tmp_path: Path) -> None:
 
 def test_a_stopped_confirmation_names_the_command_that_goes_on(tmp_path: Path) -> None:
     held = "[confirm]\nholdout = 0.3"
-    run_file = write_rehearsal(tmp_path / "run.toml", seconds=1.5, extra=held)
+    run_file = write_rehearsal(tmp_path / "run.toml", extra=held)
     run_dir, log = tmp_path / "run", tmp_path / "confirm.log"
-    searched = run("apbmm", "run", run_file, "--run-dir", run_dir, "--workers", 4)
+    searched = run("apbmm", "run", run_file, "--run-dir", run_dir)
     assert searched.returncode == 0, searched.stderr
     command = ("confirm", run_dir, "--gpus", "cpu", "--workers", 1)
-    with started("apbmm", *command, log=log) as confirming:
-        wait_until(lambda: "joined" in log.read_text())
+    (tmp_path / "sitecustomize.py").write_text(HANGS)
+    python = {"PYTHONPATH": str(tmp_path)}
+    with started("apbmm", *command, log=log, env=python) as confirming:
+        wait_until(lambda: work_in_hand(confirm_folder(run_dir)))
+        confirming.send_signal(signal.SIGINT)
+        wait_until(lambda: "finishing the evaluations in hand" in log.read_text())
+        time.sleep(SAME_REQUEST_SECONDS)
         confirming.send_signal(signal.SIGINT)
         assert confirming.wait(200) == 130
     goes_on = f"are still to be measured: {shlex.join(['apbmm', *map(str, command)])} goes on"

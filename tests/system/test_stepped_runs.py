@@ -182,17 +182,17 @@ def test_a_disk_that_refuses_a_pause_gets_it_again(site: Site) -> None:
 
 def test_a_journal_of_an_earlier_version_goes_on_in_full(site: Site) -> None:
     """It has no table of partial answers, and nothing says that it has outcomes to learn from."""
-    site.configure(budget=BUDGET, evaluation={"rehearsal_seconds": 2.0})
-    site.worker("a")
-    master = site.master()
+    site.configure(budget=BUDGET)
+    worker, master = site.worker("a", fault="hang:e0002"), site.master()
     wait_for("a merge", lambda: site.done() > 0)
     # A lease that has not reached its worker is declined, because the next master's run differs.
-    wait_for("the next one", lambda: "running" in {r["state"] for r in site.status()["running"]})
+    wait_for("the next one", lambda: [x for x in site.running() if x.startswith("e0002")])
     master.kill()
     with sqlite3.connect(site.run_dir / "journal.sqlite") as db:
         db.execute("DROP TABLE partial_outcomes")
-    configure(site, evaluation={"rehearsal_seconds": 2.0})
+    site.configure(budget=BUDGET, steps=STEPS)
     again = site.master()
+    worker.go_on()
     assert again.end() == 0, again.output
     assert site.events(SpecChanged)[0].keys == ("steps.answered", "steps.audits", "steps.enabled")
     site.assert_whole(BUDGET["evaluations"])

@@ -18,7 +18,7 @@ def test_a_webhook_hears_of_a_killed_master_and_of_the_end_once(site: Site) -> N
             notify={"webhook": server.url, "command": command},
         )
         first = site.master()
-        site.worker("w1")
+        worker = site.worker("w1", fault="hang:e0002")
         wait_for("a result", lambda: site.done() >= 1)
         first.kill()
         (killed,) = wait_for("word of the kill", lambda: list(server.notices))
@@ -26,6 +26,7 @@ def test_a_webhook_hears_of_a_killed_master_and_of_the_end_once(site: Site) -> N
         assert "rehearsal rehearsed: the master was killed" in killed["text"]
 
         second = site.master()
+        worker.go_on()
         assert second.end() == 0
         assert [notice["notice"] for notice in server.notices] == ["failure", "end"]
         assert server.notices[-1]["evaluations"] == 6

@@ -11,6 +11,7 @@ import pytest
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.store import read_journal
 from commands import command_line, environment, free_address, started, write_rehearsal
+from rehearsal_runs import DEADLINE
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ def test_a_run_does_not_end_because_its_output_cannot_be_written(
         with worker:
             ran = subprocess.run(
                 master, stdout=unread, stderr=subprocess.PIPE, text=True, env=environment(),
-                timeout=120, check=False,
+                timeout=DEADLINE, check=False,
             )  # fmt: skip
     finally:
         os.close(unread)

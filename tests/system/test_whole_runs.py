@@ -34,9 +34,9 @@ def stop(*workers: Process) -> None:
     assert [worker.end() for worker in workers] == [0] * len(workers)
 
 
-def long_lease(site: Site) -> str:
-    """Wait for the slowest evaluation of a rehearsal to be in hand: the thinking reference."""
-    return wait_for("the long lease", lambda: next((x for x in site.running() if x[0] == "t"), ""))
+def lease_of_thinking(site: Site) -> str:
+    """Wait for the evaluation of the thinking reference to be in hand."""
+    return wait_for("the lease", lambda: next((x for x in site.running() if x[0] == "t"), ""))
 
 
 def test_a_run_its_resumes_and_what_they_refuse(site: Site) -> None:
@@ -85,10 +85,10 @@ def test_a_run_its_resumes_and_what_they_refuse(site: Site) -> None:
 
 
 def test_a_worker_killed_while_busy_costs_one_evaluation_begun_again(site: Site) -> None:
-    site.configure(evaluation={"rehearsal_seconds": 4.0})
-    worker = site.worker("a")
+    site.configure()
+    worker = site.worker("a", fault="hang:thinking")
     master = site.master()
-    lease = long_lease(site)
+    lease = lease_of_thinking(site)
     worker.kill()
     back = site.worker("a")
     assert master.end() == 0, master.output
@@ -102,12 +102,11 @@ def test_a_worker_killed_while_busy_costs_one_evaluation_begun_again(site: Site)
 
 def test_a_worker_that_never_comes_back_is_replaced_after_its_grace(site: Site) -> None:
     site.configure(
-        evaluation={"rehearsal_seconds": 4.0},
         timings={"suspect": 3.0, "unreachable": 5.0, "orphan_grace": 1.0},
     )
-    dead = site.worker("dead")
+    dead = site.worker("dead", fault="hang:thinking")
     master = site.master()
-    lease = long_lease(site)
+    lease = lease_of_thinking(site)
     dead.kill()
     other = site.worker("other")  # joins late
     assert master.end() == 0, master.output
@@ -121,22 +120,29 @@ def test_a_worker_that_never_comes_back_is_replaced_after_its_grace(site: Site) 
 
 
 def test_draining_delivers_what_is_in_hand(site: Site) -> None:
-    """SIGTERM to a busy and to an idle worker; SIGINT and SIGTERM to the master."""
-    site.configure(budget={"evaluations": 5, "initial": 5}, evaluation={"rehearsal_seconds": 3.0})
-    worker = site.worker("a")
+    """SIGTERM to a busy and to an idle worker; SIGINT and SIGTERM to the master.
+
+    What is in hand is finished when all have heard that they are to end.
+    """
+    site.configure(budget={"evaluations": 5, "initial": 5})
+    worker = site.worker("a", fault="hang:thinking")
     master = site.master()
-    lease = long_lease(site)
+    lease = lease_of_thinking(site)
     worker.signal(signal.SIGTERM)
+    wait_for("its drain", lambda: "stop again to drop it" in worker.output)
+    worker.go_on()
     assert worker.end() == 0, worker.output
     assert site.events(WorkerLeft)[-1].reason == "stopped"
     name = lease.split(".")[0]
     assert site.run_state().evaluations[name].state == "done"
 
-    worker = site.worker("a")
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 0)):
-        wait_for("work in hand", site.running)
+    worker = site.worker("a", fault="hang:instruct,hang:e0001")
+    for number, code, held in ((signal.SIGINT, 130, "instruct"), (signal.SIGTERM, 0, "e0001")):
+        wait_for(held, lambda held=held: [x for x in site.running() if x.startswith(held)])  # type: ignore[misc]
         begun = len(site.events(Leased))
         master.signal(number)
+        wait_for("its drain", lambda master=master: "finishing" in master.output)  # type: ignore[misc]
+        worker.go_on()
         assert master.end() == code, master.output
         assert "not finished: the same command goes on from here" in master.output
         assert len(site.events(Leased)) == begun
@@ -150,9 +156,9 @@ def test_draining_delivers_what_is_in_hand(site: Site) -> None:
 
 def test_a_second_signal_stops_at_once_but_two_together_are_one(site: Site) -> None:
     """To a busy master, a busy worker, and a master with nothing in hand."""
-    site.configure(evaluation={"rehearsal_seconds": 600.0})
-    master, worker = site.master(), site.worker("a")
-    long_lease(site)
+    site.configure()
+    master, worker = site.master(), site.worker("a", fault="hang:thinking")
+    lease_of_thinking(site)
     together(master)
     wait_for("its drain", lambda: "finishing" in master.output)
     assert press(master) == 130, master.output
@@ -178,8 +184,8 @@ def together(process: Process) -> None:
 
 
 def test_two_processes_of_one_name_the_later_stays(site: Site) -> None:
-    site.configure(evaluation={"rehearsal_seconds": 1.0})
-    earlier = site.worker("twin", locks="host-1")
+    site.configure()
+    earlier = site.worker("twin", locks="host-1", fault="hang:thinking")
     master = site.master()
     wait_for("work in hand", site.running)
     later = site.worker("twin", locks="host-2")

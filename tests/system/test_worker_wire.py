@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from apbmm_common import PROTOCOL_VERSION
+from apbmm_common.errors import EXIT_INTERRUPTED
 from apbmm_common.protocol.messages import (
     Accept,
     Answers,
@@ -38,7 +39,7 @@ from apbmm_common.protocol.messages import (
 from apbmm_common.run_file import RunSpec
 from apbmm_worker.daemon.answer_delivery import FETCH_ATTEMPTS
 from fake_peers import FakeMaster
-from rehearsal_runs import Process, Site, run_spec, wait_for
+from rehearsal_runs import Process, Site, press, run_spec, wait_for
 
 RUN = "fake-1"
 
@@ -177,11 +178,14 @@ async def test_another_protocol_version_is_named_by_the_worker_too(site: Site) -
 
 @pytest.mark.slow
 async def test_a_hung_or_killed_evaluation_is_seen_and_its_process_replaced(site: Site) -> None:
-    run, master = spec(seconds=600.0, stall=8.0), FakeMaster(site.port)
+    """The limit is short only while a process evaluates: one that starts may take long."""
+    run, hasty = spec(seconds=600.0), spec(seconds=600.0, stall=8.0)
+    master = FakeMaster(site.port)
     try:
         worker = site.worker("a")
         await master.hear(Hello)
         ready = await welcome(master, run)
+        assert await welcome(master, hasty) == ready
 
         await master.say(assignment(run, ready))
         await master.hear(Accept)
@@ -197,6 +201,7 @@ async def test_a_hung_or_killed_evaluation_is_seen_and_its_process_replaced(site
         assert not is_alive(child)
         await master.say(ResultAck(run=RUN, lease="e0001.1"))
 
+        await master.say(Welcome(run=RUN, epoch=1, spec=run.model_dump(mode="json")))
         again = assignment(run, ready, "e0001.2")
         await master.say(again)
         await master.hear(Accept)
@@ -216,9 +221,9 @@ async def test_a_hung_or_killed_evaluation_is_seen_and_its_process_replaced(site
 
 @pytest.mark.slow
 async def test_a_worker_finishes_one_run_before_it_begins_the_next(site: Site) -> None:
-    run, master = spec(seconds=3.0), FakeMaster(site.port)
+    run, master = spec(), FakeMaster(site.port)
     try:
-        worker = site.worker("a")
+        worker = site.worker("a", fault="hang:thinking")
         await master.hear(Hello)
         ready = await welcome(master, run)
         await master.say(assignment(run, ready, "thinking.1"))
@@ -226,11 +231,14 @@ async def test_a_worker_finishes_one_run_before_it_begins_the_next(site: Site) -
         await master.say(Bye(run=RUN, reason="over"))
         hello = await master.hear(Hello)
         assert [lease.run for lease in hello.held] == [RUN]
-        ready = await welcome(master, run, "fake-2")  # it answers once it holds no lease
+        await master.say(Welcome(run="fake-2", epoch=1, spec=run.model_dump(mode="json")))
+        worker.go_on()
+        ready = await master.hear(Ready)  # it answers once it holds no lease
         await master.say(assignment(run, ready, "thinking.1", "fake-2"))
         await master.hear(Accept)
         worker.signal(signal.SIGTERM)
         await master.hear(Drain)
+        worker.go_on()
         result = await master.hear(Result)
         assert result.run == "fake-2", "results of another run are not this master's"
         await master.say(ResultAck(run="fake-2", lease="thinking.1"))
@@ -240,10 +248,10 @@ async def test_a_worker_finishes_one_run_before_it_begins_the_next(site: Site) -
         master.close()
 
 
-async def at_work(site: Site, run: RunSpec) -> tuple[FakeMaster, Ready]:
+async def at_work(site: Site, run: RunSpec, fault: str = "") -> tuple[FakeMaster, Ready]:
     """A master with a worker that holds e0001.1."""
     master = FakeMaster(site.port)
-    site.worker("a")
+    site.worker("a", fault=fault)
     await master.hear(Hello)
     ready = await welcome(master, run)
     await master.say(assignment(run, ready))
@@ -282,9 +290,7 @@ async def test_a_worker_that_is_stopped_twice_sends_its_answers_before_it_says_b
         while (await master.hear(Beat)).done < begun.done + 3:  # there are more answers by then
             pass
         assert await master.hear(Answers) == repeated
-        worker.signal(signal.SIGTERM)
-        await asyncio.sleep(1.2)  # signals within a second count as one
-        worker.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(press, worker) == EXIT_INTERRUPTED
         upto = 0
         while not isinstance(message := await master.hear(Message), Bye):
             if isinstance(message, Answers):
@@ -301,7 +307,8 @@ async def test_the_next_attempt_begins_with_what_the_master_gives_and_sends_the_
     site: Site,
 ) -> None:
     run = spec(seconds=6.0)
-    master, ready = await at_work(site, run)
+    master, ready = await at_work(site, run, "hang:e0001")
+    (worker,) = site.processes
     try:
         kept = await acknowledged(master, 20)
         await master.say(Cancel(run=RUN, lease="e0001.1"))
@@ -319,6 +326,8 @@ async def test_the_next_attempt_begins_with_what_the_master_gives_and_sends_the_
         while not isinstance(message := await master.hear(Message), Result):
             if isinstance(message, Answers) and message.lease == "e0001.2":
                 assert message.first == entries
+                if not entries:
+                    worker.go_on()
                 entries = message.upto
                 sent |= {answer.key for answer in message.answers}
                 await master.say(AnswersAck(run=RUN, lease="e0001.2", upto=entries))

@@ -9,9 +9,10 @@ rehearsal say that it is one.
 
 APBMM_REHEARSAL_FAULT, for rehearsals of failure only, makes evaluations fail. It is a list of
 KIND:EVALUATION. KIND is ``vector``, ``infrastructure``, ``run_file``, ``engine`` (the process dies)
-or ``hang`` (the evaluation never ends). EVALUATION is an id, ``*`` for all of them, or ``prepare``
-for what comes before the first, as in ``vector:e0003,infrastructure:*``. KIND may also be
-``report``: the answers come, and their report fails.
+or ``hang`` (half of the answers come, and the rest when this process gets SIGCONT). EVALUATION is
+an id, ``*`` for all of them, or ``prepare`` for what comes before the first, as in
+``vector:e0003,infrastructure:*``. KIND may also be ``report``: the answers come, and their report
+fails.
 
 APBMM_REHEARSAL_REPORT is the time in seconds that each report takes; the engine is free meanwhile.
 """
@@ -78,8 +79,8 @@ CUT_AT = 0.5
 TRUNCATED = 0.05
 """Share of truncated answers at the tokens of the thinking source."""
 FAULT_MESSAGE = "APBMM_REHEARSAL_FAULT asks for it"
-REPORT = "report"
-"""The kind of a fault that comes after all answers."""
+HANG, REPORT = "hang", "report"
+"""The kinds of faults that come amid the answers, and after all of them."""
 REPORT_POLL_SECONDS = 0.02
 PREPARE = "prepare"
 """What stands for the preparation of a run among the evaluations that fail."""
@@ -369,10 +370,12 @@ def evaluate(
     kept: Iterable[KeptAnswer],
     channel: Channel,
     cut_off: CutOff | None = None,
+    *,
+    hangs: bool = False,
 ) -> Evaluated | Stepped:
     """Wait as long as the answers that are not kept would take; what all of them give.
 
-    Where it is ``cut_off``, what there is by then.
+    Where it is ``cut_off``, what there is by then. With ``hangs`` it waits for SIGCONT amid them.
     """
     began = time.monotonic()
     cut_off = cut_off or CutOff()
@@ -389,6 +392,8 @@ def evaluate(
             seconds = time.monotonic() - began
             break
         channel.send(StageProgress(stage="rehearse", done=number, total=steps))
+        if hangs and number == steps // 2:
+            signal.sigwait({signal.SIGCONT})
         time.sleep(seconds / steps)
         first, end = (len(part.now) * n // steps for n in (number, number + 1))
         channel.send(new_answers(part.now[first:end], part.generated_after(end)))
@@ -508,14 +513,15 @@ class Rehearsal:
                 self._channel.send(measured(self._spec))
             case UseAnswers():
                 self._kept += command.answers
-            case Evaluate() if (kind := fault(command.evaluation)) not in ("", REPORT):
+            case Evaluate() if (kind := fault(command.evaluation)) not in ("", HANG, REPORT):
                 self._kept = []
                 self._channel.send(fail(kind))
             case Evaluate():
                 kept, self._kept = self._kept, []
                 cut_off = self.cut_offs.begin(command.lease)
-                body = evaluate(self._spec, command, kept, self._channel, cut_off)
-                self._report(command, fail(kind) if kind else body)
+                hangs = kind == HANG
+                body = evaluate(self._spec, command, kept, self._channel, cut_off, hangs=hangs)
+                self._report(command, fail(kind) if kind == REPORT else body)
 
     def _report(self, command: Evaluate, answer: Evaluated | Stepped | CommandFailed) -> None:
         """Send the answer when the report is made; return when the engine is free.
@@ -540,6 +546,8 @@ class Rehearsal:
 
 def main() -> None:
     """Entry point of the child process."""
+    # One that comes before an evaluation hangs is kept for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCONT})
     channel = Channel(inherited_socket(__doc__))
     rehearsal = Rehearsal(channel)
     channel.serve(rehearsal.obey, rehearsal.cut_offs.ask)
