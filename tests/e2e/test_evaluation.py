@@ -20,6 +20,7 @@ from apbmm_common.protocol.messages import BenchmarkResult, OutcomeRow
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_common.run_file.sections.benchmarks import EXACT_ADAPTER
 from apbmm_worker.engine.driver import Completion, Prompt
+from rehearsal_runs import DEADLINE
 from tiny_checkpoints import (
     CHAT_TEMPLATE,
     SPECIAL_TOKENS,
@@ -406,7 +407,7 @@ def test_benchmarks_are_scored_side_by_side_while_answers_come(folders: Benchmar
     seen: list[Path] = []
 
     def release_when_reported() -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE
         while not seen and time.monotonic() < deadline:
             seen.extend((out / "fast" / "reports").glob("*/*.json"))
             time.sleep(0.02)
