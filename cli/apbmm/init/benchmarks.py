@@ -26,6 +26,7 @@ from apbmm_common.run_file.sections.benchmarks import ANSWER_ADAPTER
 AIME = ("aime24", "aime25", "aime26")
 QUESTION_COLUMNS = ("question", "problem", "prompt", "query", "input", "instruction", "Question")
 ANSWER_COLUMNS = ("answer", "target", "solution", "response", "output", "label", "Answer")
+CHOICES = "general_mcq"
 BOXED = "{question}\nPut your final answer in \\boxed{}."
 MANY = 300
 SAMPLE = 200
@@ -112,6 +113,8 @@ def guess(given: str, question: str | None = None, answer: str | None = None) ->
             raise UsageError(error.message.removeprefix(UNNAMED), error.hint) from error
     if adapter != ANSWER_ADAPTER and not named_columns and (known := next(_known(path), None)):
         return known
+    if not adapter:
+        _require_no_choices(path)
     return _own_questions(
         path,
         QUESTION_COLUMNS if question is None else (question,),
@@ -127,7 +130,7 @@ def _known(path: Path) -> Iterator[Guess]:
         (_aime(path), "column problem, and answers that are whole numbers", {}),
         ("gsm8k", "answers end with ####", {}),
         ("gsm8k", "answers end with ####; there are no worked examples", {"few_shot_num": 0}),
-        ("general_mcq", "columns question, A, B, ..., answer", {"few_shot_num": 0}),
+        (CHOICES, "columns question, A, B, ..., answer", {"few_shot_num": 0}),
     ]
     for adapter, reason, arguments in tries:
         try:
@@ -147,6 +150,24 @@ def _ends_with_number_signs(path: Path) -> bool:
     """Whether the answers are those of gsm8k, which give the reasoning before the number."""
     selection = _selected(path, ANSWER_ADAPTER, {"extract": "exact"})
     return all("####" in str(record["answer"]) for record in selection.records)
+
+
+def _require_no_choices(path: Path) -> None:
+    """Raise `UsageError` for columns of choices, which questions of one's own leave out."""
+    with suppress(SourceError):  # what cannot be read is told by its own error
+        columns = columns_of(_section(path, ANSWER_ADAPTER, {"extract": "exact"}), path)
+        if not {"A", "B"} <= set(columns):
+            return
+        why = f"{path}: its question or answer has another name"
+        try:
+            _selected(path, CHOICES, {"few_shot_num": 0})
+        except SourceError as error:
+            why = error.message.removeprefix(UNNAMED)
+        raise UsageError(
+            f"the choices A, B, ... would not be asked, as {CHOICES} does not read them: {why}",
+            f"columns question, A, B, ... and answer, which is a letter, suit {CHOICES}; "
+            f"{ANSWER_ADAPTER}=PATH asks the questions without their choices",
+        )
 
 
 def _own_questions(path: Path, questions: Sequence[str], answers: Sequence[str]) -> Guess:
@@ -172,15 +193,16 @@ def _misfit(path: Path, error: SourceError, known: Mapping[str, Sequence[str]]) 
     """Why no adapter fits; ``known`` has the columns that were looked for, by their role."""
     why = error.message.removeprefix(UNNAMED)
     message = f"no adapter fits: {why}" if str(path) in why else f"{path}: no adapter fits: {why}"
-    hint = (
-        "--question COLUMN --answer COLUMN name its columns; ADAPTER=PATH names an adapter of "
-        "EvalScope"
-    )
+    hint = error.hint
     columns: Sequence[str] = ()
     with suppress(SourceError):  # the message says what cannot be read
         columns = columns_of(_section(path, ANSWER_ADAPTER, {"extract": "exact"}), path)
     missing = [role for role, names in known.items() if not set(names) & set(columns)]
     if columns and missing:
+        hint = (
+            "--question COLUMN --answer COLUMN name its columns; ADAPTER=PATH names an adapter of "
+            "EvalScope"
+        )
         # A column that was named, and not those that are tried without a name.
         close = {
             role: get_close_matches(known[role][0], columns, 1)

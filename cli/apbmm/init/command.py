@@ -240,19 +240,39 @@ def _guess_or_end(found: Sequence[Guess], flags: InitFlags) -> Callable[[str], G
 
 
 def _understood(given: str, flags: InitFlags, *, asks: bool) -> Guess:
-    """What a benchmark is; with ``asks`` columns that are not known are asked for."""
+    """What a benchmark is; with ``asks`` columns that are not known are asked for.
+
+    Where it lacks a column of --question or --answer that another benchmark has, its own one is
+    guessed.
+    """
     named = {"question": flags.question, "answer": flags.answer}
-    try:
-        return guess(given, **named)
-    except ColumnsError as error:
-        if not asks:
-            raise
-        for role in error.missing:
-            named[role] = _answer(
-                f"Which column is the {role} ({', '.join(error.columns)})",
-                partial(_one_of, error.columns),
-            )
-    return guess(given, **named)
+    while True:
+        try:
+            return guess(given, **named)
+        except ColumnsError as error:
+            of_others = [role for role in error.missing if _has_column(flags, role, named[role])]
+            if not (of_others or asks):
+                raise
+            named |= dict.fromkeys(of_others)
+            for role in () if of_others else error.missing:
+                named[role] = _answer(
+                    f"Which column is the {role} ({', '.join(error.columns)})",
+                    partial(_one_of, error.columns),
+                )
+
+
+def _has_column(flags: InitFlags, role: str, column: str | None) -> bool:
+    """Whether one of the benchmarks has the column that was named for a role."""
+    for given in flags.benchmark if column else ():
+        try:
+            guess(given, **{role: column})
+        except ColumnsError as error:
+            if role in error.missing:
+                continue
+        except UsageError:
+            continue
+        return True
+    return False
 
 
 def _answer(question: str, read: Callable[[str], T], default: str = "") -> T:

@@ -30,7 +30,8 @@ class InitFlags:
         Folder or file with questions; ADAPTER=PATH names EvalScope's adapter, which is guessed from
         the columns otherwise. May be given several times.
     question
-        Column with the questions, where its name is not one that is guessed. For every --benchmark.
+        Column with the questions, where its name is not one that is guessed. For every --benchmark
+        that has it.
     answer
         Column with the answers, likewise.
     objective

@@ -123,13 +123,39 @@ def test_an_adapter_that_evalscope_does_not_have(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
-    [({"text": "q"}, "there is no 'question', only text"), ({}, "no adapter fits")],
+    ("row", "said", "hint"),
+    [
+        ({"text": "q"}, "there is no 'question', only text", "ADAPTER=PATH"),
+        ({"question": "q", "answer": True}, "'answer' is bool", "write it as text or a number"),
+    ],
 )
-def test_what_no_adapter_reads(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+def test_what_no_adapter_reads(tmp_path: Path, row: dict[str, Any], said: str, hint: str) -> None:
     with pytest.raises(UsageError, match=said) as caught:
         guess(str(written(tmp_path / "mine.jsonl", row)))
-    assert "ADAPTER=PATH" in caught.value.hint
+    assert hint in caught.value.hint
+
+
+def test_a_file_without_questions_has_no_hint_that_names_columns(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no questions") as caught:
+        guess(str(written(tmp_path / "mine.jsonl", {})))
+    assert caught.value.hint == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "answer", "said"),
+    [
+        (("question", "answer"), "0", "the answer '0' is not among the choices A, B"),
+        (("Question", "Answer"), "A", "there is no 'question'"),
+    ],
+)
+def test_choices_are_not_left_out_unsaid(
+    tmp_path: Path, names: tuple[str, str], answer: str, said: str
+) -> None:
+    file = written(tmp_path / "mine.jsonl", {names[0]: "q", "A": "x", "B": "y", names[1]: answer})
+    with pytest.raises(UsageError, match=r"choices A, B, \.\.\. would not be asked") as caught:
+        guess(str(file))
+    assert said in caught.value.message
+    assert guess(f"apbmm_answer={file}").adapter == "apbmm_answer"
 
 
 def test_columns_are_not_named_for_an_adapter_of_evalscope(tmp_path: Path) -> None:

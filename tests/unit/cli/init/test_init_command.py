@@ -317,6 +317,18 @@ def test_columns_of_any_name_are_named_by_flags(host: Path) -> None:
     assert found.arguments["answer"] == "The Result"
 
 
+def test_columns_that_are_named_are_those_of_the_benchmarks_that_have_them(host: Path) -> None:
+    think(host / "models" / "second")
+    file = host / "data" / "sums.jsonl"
+    file.write_text('{"Sum Text": "What is 1 + 1?", "answer": 2}\n', encoding="utf-8")
+    other = host / "data" / "more.jsonl"
+    other.write_text('{"question": "What is 1 + 2?", "answer": 3}\n', encoding="utf-8")
+    both = ("--benchmark", "data/sums.jsonl", "--benchmark", "data/more.jsonl")
+    found = written(*ALL[:4], *both, "--question", "Sum Text").benchmarks
+    assert found[0].arguments["question"] == "Sum Text"
+    assert "question" not in found[1].arguments
+
+
 def test_one_model_twice(host: Path) -> None:
     shown = called("init", "--thinking", "models/first", "--instruct", "models/first", *ALL[4:])
     assert "error: models/first is given twice" in shown.stderr
