@@ -49,7 +49,7 @@ path = "beta"
 max_tokens = 100
 context = 200
 [algorithm]
-name = "sobol"
+name = "uniform"
 [budget]
 evaluations = {evaluations}
 initial = {initial}

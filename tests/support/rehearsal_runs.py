@@ -39,14 +39,19 @@ DEADLINE = 240.0
 
 
 def run_table(**changes: Any) -> dict[str, Any]:
-    """A rehearsal run file as a table; keyword arguments replace or extend its tables."""
+    """A rehearsal run file as a table; keyword arguments replace or extend its tables.
+
+    Its method needs no PyTorch, whose import is more than all else that a short run computes in
+    the process of the search. All components of a vector are equal. There are as many vectors as
+    the budget has evaluations, and none in place of one that fails.
+    """
     table: dict[str, Any] = {
         "name": "rehearsed",
         "seed": 3,
         "sources": {"thinking": "/none/thinking", "instruct": "/none/instruct"},
         "benchmarks": [{"name": "sums", "adapter": "sums", "path": "/none/sums"}],
         "generation": {"max_tokens": 64, "context": 128},
-        "algorithm": {"name": "sobol"},
+        "algorithm": {"name": "uniform"},
         "budget": {"evaluations": 6, "initial": 6},
         "evaluation": {"kind": "rehearsal", "layers": 4, "rehearsal_seconds": 0.2},
         "timings": {"beat": 0.2, "suspect": 20.0, "unreachable": 40.0, "resend": 0.5},
@@ -155,16 +160,10 @@ def press(process: Process) -> int:
 
 @dataclass
 class Site:
-    """A run directory, a port, and the processes started on them.
-
-    ``method``: of runs that name none. `uniform` needs no PyTorch, whose import is a quarter of
-    what a short run computes. It has as many points as the budget, and none in place of one that
-    fails.
-    """
+    """A run directory, a port, and the processes started on them."""
 
     folder: Path
     run_name: str = "run"
-    method: str = "sobol"
     port: int = field(default_factory=free_port)
     processes: list[Process] = field(default_factory=list)
     run_file: Path = Path()
@@ -181,7 +180,6 @@ class Site:
 
     def configure(self, **changes: Any) -> None:
         """Write the run file."""
-        changes.setdefault("algorithm", {"name": self.method})
         self.run_file = write_run_file(self.folder / "run.toml", **changes)
 
     def master(
@@ -304,9 +302,9 @@ class Site:
         )
 
 
-def site_in(folder: Path, method: str = "sobol") -> Iterator[Site]:
+def site_in(folder: Path) -> Iterator[Site]:
     """A site that leaves no process behind."""
-    site = Site(folder, method=method)
+    site = Site(folder)
     try:
         yield site
     finally:

@@ -28,8 +28,8 @@ def begin(run_dir: Path, seconds: float) -> None:
     spec = demo_run(DemoOptions(evaluations=30, rehearsal=True), None)
     slow = spec.evaluation.model_copy(update={"rehearsal_seconds": seconds})
     run_dir.mkdir()
-    sobol = spec.algorithm.model_copy(update={"name": "sobol"})
-    spec = spec.model_copy(update={"evaluation": slow, "algorithm": sobol})
+    uniform = spec.algorithm.model_copy(update={"name": "uniform"})
+    spec = spec.model_copy(update={"evaluation": slow, "algorithm": uniform})
     (run_dir / "demo.toml").write_text(run_as_toml(spec))
 
 

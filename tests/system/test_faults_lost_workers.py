@@ -45,6 +45,7 @@ def assert_named_in_status(site: Site, *, alive: bool) -> None:
 def test_merges_that_take_workers_down_fail_and_the_run_ends_without_them(site: Site) -> None:
     """The budget allows no failure: these do not count towards it."""
     site.configure(
+        algorithm={"name": "sobol"},  # has vectors in place of those that fail
         budget={"evaluations": BUDGET, "initial": INITIAL, "failures": 0},
         evaluation={"rehearsal_seconds": 0.2},
     )

@@ -112,9 +112,7 @@ def test_a_confirmation_has_the_same_view_and_ends_with_what_can_be_done_next(
 ) -> None:
     held = [{"name": "sums", "adapter": "sums", "path": "/none/sums", "holdout": 0.3}]
     budget = {"evaluations": 3, "initial": 3}
-    file = write_run_file(
-        tmp_path / "run.toml", benchmarks=held, budget=budget, algorithm={"name": "sobol"}
-    )
+    file = write_run_file(tmp_path / "run.toml", benchmarks=held, budget=budget)
     search = tmp_path / "run"
     assert run("apbmm", "run", file, "--run-dir", search).returncode == 0
     terminal = Terminal(120, 40)

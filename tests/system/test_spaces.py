@@ -18,6 +18,8 @@ from commands import run as run_command
 from rehearsal_runs import Site
 
 CHEAP = {"samples": 16, "restarts": 2, "raw_samples": 16}
+SOBOL = {"name": "sobol"}
+"""Without a model, and the components of its vectors differ."""
 LAYERS = 5
 
 pytestmark = pytest.mark.slow
@@ -77,6 +79,7 @@ def test_a_block_wise_run_searches_a_weight_for_each_block(site: Site) -> None:
 
 def test_blocks_that_are_found_keep_their_borders_when_the_run_goes_on(site: Site) -> None:
     run: dict[str, Any] = {
+        "algorithm": SOBOL,
         "merge": {"grain": "adaptive", "blocks": 2},
         "evaluation": {"layers": LAYERS},
     }
@@ -112,7 +115,11 @@ def test_attention_and_mlp_are_searched_apart(site: Site) -> None:
 
 
 def test_a_run_with_weights_outside_the_layers_searches_them_and_resumes(site: Site) -> None:
-    run = {"merge": {"outside_layers": "own"}, "evaluation": {"layers": LAYERS}}
+    run: dict[str, Any] = {
+        "algorithm": SOBOL,
+        "merge": {"outside_layers": "own"},
+        "evaluation": {"layers": LAYERS},
+    }
     site.configure(**run, budget={"evaluations": 3, "initial": 3})
     finished(site, 3)
     run_state = resumed(site, run, 5)

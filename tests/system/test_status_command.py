@@ -91,7 +91,7 @@ def test_status_live_and_from_the_journal(rehearsal: Rehearsal) -> None:
     live = rehearsal.status()
     assert live.keys() >= KEYS
     assert live["master_alive"] is True
-    assert live["algorithm"] == "sobol"
+    assert live["algorithm"] == "uniform"
     assert live["budget"] == 200
     assert live["evaluations"].keys() >= {"done", "running", "queued", "failed"}
     assert [worker["name"] for worker in live["workers"]] == ["one"]

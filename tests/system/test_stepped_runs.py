@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 Recorder = Callable[[str, object], None]
 STEPS = {"enabled": True, "answered": 0.8, "audits": 0.2}
 BUDGET = {"evaluations": 5, "initial": 3}
+SOBOL = {"name": "sobol"}
+"""Has more vectors than the budget has evaluations."""
 EVERY = rehearsal.QUESTIONS
 UPTO, ENOUGH = 30, 24
 MASTER = [
@@ -46,7 +48,8 @@ WORKER = [
 
 
 def configure(site: Site, **changes: Any) -> None:
-    changes = {"budget": BUDGET, "evaluation": {"rehearsal_seconds": 1.0}, **changes}
+    own = {"budget": BUDGET, "evaluation": {"rehearsal_seconds": 1.0}, "algorithm": SOBOL}
+    changes = own | changes
     site.configure(steps=STEPS, **changes)
 
 

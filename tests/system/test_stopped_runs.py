@@ -24,6 +24,7 @@ def configure(site: Site) -> None:
     """A run whose second merge is beaten by its first when .59 of it is answered."""
     site.configure(
         seed=7,
+        algorithm={"name": "sobol"},
         steps={"stop_beaten": True},
         budget=BUDGET,
         evaluation={"rehearsal_seconds": 10.0},

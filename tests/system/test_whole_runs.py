@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,14 +15,9 @@ from apbmm_master.journal.events import (
     WorkerLeft,
     WorkerQuarantined,
 )
-from rehearsal_runs import Process, Site, press, site_in, wait_for
+from rehearsal_runs import Process, Site, press, wait_for
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    yield from site_in(tmp_path, method="uniform")
 
 
 def stop(*workers: Process) -> None:

@@ -147,7 +147,7 @@ def test_another_place_and_another_engine_are_no_obstacle(tmp_path: Path) -> Non
     moved = [{"name": "sums", "adapter": "sums", "path": "/elsewhere"}]
     one = write_run(tmp_path / "one", [[0.5, 0.5]])
     two = write_run(
-        tmp_path / "two", [[0.5, 0.5]], benchmarks=moved, algorithm={"name": "uniform"}, seed=9
+        tmp_path / "two", [[0.5, 0.5]], benchmarks=moved, algorithm={"name": "sobol"}, seed=9
     )
     assert compared(one, two).notes == ()
     three = write_run(tmp_path / "three", [[0.5, 0.5]], engine={"dtype": "float32"})
@@ -156,7 +156,7 @@ def test_another_place_and_another_engine_are_no_obstacle(tmp_path: Path) -> Non
 
 def test_the_command_prints_both_forms_and_says_rehearsal(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one", [[0.5, 0.5], [0.2, 0.9]])
-    two = write_run(tmp_path / "two", [[0.4, 0.6]], budget=3, algorithm={"name": "uniform"})
+    two = write_run(tmp_path / "two", [[0.4, 0.6]], budget=3, algorithm={"name": "sobol"})
     shown = called("compare", one, two, env={"COLUMNS": "200"})
     assert shown.returncode == 0, shown.stderr
     text = shown.stdout
@@ -167,7 +167,7 @@ def test_the_command_prints_both_forms_and_says_rehearsal(tmp_path: Path) -> Non
     whole = json.loads(printed.stdout)
     assert printed.stdout.count("\n") == 1
     assert whole["rehearsal"] is True
-    assert [row["method"] for row in whole["runs"]] == ["sobol", "uniform"]
+    assert [row["method"] for row in whole["runs"]] == ["uniform", "sobol"]
     assert [row["contribution"] for row in whole["runs"]] == [2, 1]
 
 

@@ -92,7 +92,7 @@ def test_settings_and_versions_are_those_of_the_journal(tmp_path: Path) -> None:
     assert section(document, "Failures").paragraphs == ("None: every attempt gave a result.",)
     settings, digests, processes = section(document, "Settings and versions").tables
     found = {row[0]: row[1] for row in settings.rows}
-    assert found["algorithm.name"] == "sobol"
+    assert found["algorithm.name"] == "uniform"
     assert found["benchmarks.sums.adapter"] == "sums"
     assert found["budget.evaluations"] == "4"
     assert digests.rows == (("rehearsal", "d"),)

@@ -224,7 +224,7 @@ def test_what_was_measured_otherwise_is_refused_by_name(
 def test_paths_seed_budget_and_search_method_may_differ(folder: Path) -> None:
     changes: dict[str, Any] = {
         "seed": 9,
-        "algorithm": {"name": "uniform"},
+        "algorithm": {"name": "sobol"},
         "sources": {"thinking": "/moved"},
         "budget": {"evaluations": None, "gpu_hours": 3.0},
     }

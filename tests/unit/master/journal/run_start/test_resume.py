@@ -140,7 +140,7 @@ def test_every_forbidden_change_is_named_at_once() -> None:
         seed=4,
         generation={"max_tokens": 32},
         budget={"evaluations": 4, "initial": 3, "failures": 3},
-        algorithm={"name": "uniform"},
+        algorithm={"name": "sobol"},
         benchmarks=[{"name": "sums", "adapter": "other", "path": "/none/sums"}],
     )
     with pytest.raises(RunChangedError) as caught:
