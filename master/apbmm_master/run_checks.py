@@ -19,7 +19,7 @@ from apbmm_common.protocol.messages import FROM_MASTER, Welcome
 from apbmm_common.run_file import LEAST_SOURCES, AlgorithmSection, RunSpec, parse_run
 from apbmm_common.run_file.load import not_valid, read_table
 from apbmm_master.search.errors import SearchError
-from apbmm_master.search.methods import create, method_class, names, require_known
+from apbmm_master.search.methods import create, names, require_known, takes_estimates
 
 
 def load_run(run_file: Path) -> RunSpec:
@@ -68,7 +68,7 @@ def _step_faults(spec: RunSpec) -> Iterator[str]:
     """Why the search method cannot be told estimates, where merges are measured in steps."""
     name = spec.algorithm.name
     known = name in names() and find_spec("botorch") is not None
-    if spec.steps.in_part and known and not method_class(name).takes_estimates:
+    if spec.steps.in_part and known and not takes_estimates(name):
         key = "enabled" if spec.steps.enabled else "stop_beaten"
         yield f"steps.{key}: {name} would take estimates of merges for measurements"
 

@@ -173,7 +173,9 @@ def test_repeats_are_told_beside_the_questions_and_make_answers(run_file: Path) 
     assert "336 answers" in rows["budget"]
 
 
-def test_no_torch_is_imported(run_file: Path) -> None:
+@pytest.mark.parametrize("more", ["", "[steps]\nstop_beaten = true\n"])
+def test_no_torch_is_imported(run_file: Path, more: str) -> None:
+    run_file.write_text(RUN.replace('"sobol"', '"ap-bmm-plus"') + more)
     code = (
         "import sys, pathlib; from apbmm.app import check;"
         f"check(pathlib.Path({str(run_file)!r}), questions=False); print('torch' in sys.modules)"

@@ -9,6 +9,7 @@ import pytest
 
 from apbmm_common.errors import RunFileError
 from apbmm_master.run_checks import load_run
+from apbmm_master.search.methods import method_class, names, takes_estimates
 from rehearsal_runs import write_run_file
 
 
@@ -28,3 +29,9 @@ def test_methods_that_would_take_estimates_for_measurements(tmp_path: Path, name
     with pytest.raises(RunFileError, match=f"{name} would take estimates of merges"):
         load(tmp_path, name, steps={"enabled": True})
     assert not load(tmp_path, name)
+
+
+def test_what_is_known_without_an_import_is_what_the_methods_say() -> None:
+    assert {name: takes_estimates(name) for name in names()} == {
+        name: method_class(name).takes_estimates for name in names()
+    }

@@ -20,7 +20,15 @@ from apbmm_master.search.errors import SettingError, UnknownAlgorithmError
 from apbmm_master.search.methods.base import Search
 from apbmm_master.search.methods.problem import Problem
 
-__all__ = ["Search", "create", "method_class", "names", "register", "require_known"]
+__all__ = [
+    "Search",
+    "create",
+    "method_class",
+    "names",
+    "register",
+    "require_known",
+    "takes_estimates",
+]
 
 _METHODS: dict[str, str | type[Search]] = {
     "ap-bmm": "ap_bmm:ApBmm",
@@ -38,6 +46,8 @@ _METHODS: dict[str, str | type[Search]] = {
 """Name -> the method's class, or where it is: "module:class" in this package.
 
 The grid searches are not here: they follow from the merge methods (`grids`)."""
+_TAKING_ESTIMATES = ("ap-bmm-plus", "sobol", "uniform")
+"""Those of the table with `Search.takes_estimates`, which is asked before anything is searched."""
 
 Method = TypeVar("Method", bound=type[Search])
 
@@ -78,6 +88,11 @@ def method_class(name: str) -> type[Search]:
         method = getattr(import_module(f"{__name__}.{module}"), cls)
     assert not isinstance(method, str)
     return method
+
+
+def takes_estimates(name: str) -> bool:
+    """`Search.takes_estimates` of the method `name`. Where it is so, PyTorch is not imported."""
+    return name in _TAKING_ESTIMATES or method_class(name).takes_estimates
 
 
 def create(  # noqa: PLR0913 - the interface of every method
