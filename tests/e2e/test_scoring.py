@@ -405,6 +405,53 @@ def test_the_engine_s_error_ends_the_evaluation_and_not_the_process(
         assert found.benchmarks["gsm8k"].metrics["accuracy"] == 0.5
 
 
+def end_idle(client: ScoringClient) -> None:
+    for process in client._idle:
+        process.end()
+    wait_until(lambda: not any(process.alive for process in client._idle))
+
+
+def test_the_engine_answers_while_a_new_scoring_process_reads_its_questions(
+    client: ScoringClient, source: Path, tmp_path: Path
+) -> None:
+    class Early(Oracle):
+        def submit(self, prompts: Sequence[Prompt]) -> list[Future[Completion]]:
+            (process,) = client._busy
+            read.append(process.questions is not None)
+            return super().submit(prompts)
+
+    read: list[bool] = []
+    client.evaluate(Early(source), tmp_path / "out", lambda *_: None)
+    end_idle(client)
+    found = client.evaluate(Early(source), tmp_path / "out", lambda *_: None)
+    assert read == [True, False]
+    assert found.benchmarks["gsm8k"].metrics["accuracy"] == 0.5
+
+
+def test_a_new_scoring_process_that_finds_other_questions_ends_the_evaluation(
+    source: Path, tmp_path: Path
+) -> None:
+    def write(added: int) -> None:
+        rows = [{"problem": f"{n} plus 1?", "answer": str(n + added)} for n in range(QUESTIONS)]
+        (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write(1)
+    client = scoring(
+        source, [BenchmarkSection(name="b", adapter="aime25", path=str(tmp_path))], tmp_path
+    )
+    client.benchmarks()
+    write(2)
+    end_idle(client)
+    engine = Silent(source)
+    for _ in range(2):  # another process would find them too
+        with pytest.raises(EvaluationError, match="are not those that the run was prepared") as e:
+            client.evaluate(engine, tmp_path / "out", lambda *_: None)
+        assert e.value.kind == "infrastructure"
+    assert engine.aborted.is_set()
+    assert not any(process.alive for process in client._idle)
+    client.close()
+
+
 def test_a_benchmark_may_ask_again_after_an_answer(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

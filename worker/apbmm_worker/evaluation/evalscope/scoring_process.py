@@ -132,6 +132,7 @@ class Scoring:
         self._connection = connection
         self._commands: queue.SimpleQueue[PrepareQuestions | Score] = queue.SimpleQueue()
         self._prepared: PreparedBenchmarks | None = None
+        self._is_prepared = threading.Event()
 
     def run(self) -> None:
         """Obey until the engine's process closes its end; does not return."""
@@ -153,7 +154,8 @@ class Scoring:
                     case Answered() | Unanswered():
                         self._engine.take(message)
                     case Score():
-                        assert self._prepared is not None, "questions are prepared first"
+                        self._is_prepared.wait()  # answers wait in the socket behind it
+                        assert self._prepared is not None
                         questions = sum(len(b.questions) for b in self._prepared.benchmarks)
                         self._engine.begin(questions, message.asked)
                         self._commands.put(message)
@@ -209,6 +211,7 @@ class Scoring:
             remote_code=command.remote_code,
         )
         require_scorable(self._prepared)
+        self._is_prepared.set()
         for benchmark in self._prepared.benchmarks:
             prompts = [
                 AskedPrompt(token_ids=q.prompt.token_ids, seed=q.prompt.seed, text=q.text)

@@ -150,6 +150,7 @@ class ScoringClient:
                 cut_off.in_flight(flight.cut)
                 counting = TokenCounts(flight, count) if count else contextlib.nullcontext()
                 with counting:
+                    self._require_same_questions(process)
                     last = self._last_message(process, watch, loan, flight)
                 if isinstance(last, Failed):
                     raise last.exception
@@ -164,6 +165,18 @@ class ScoringClient:
             self._report_seconds = time.monotonic() - flight.last_answer
             seconds = (flight.last_answer - start, self._report_seconds)
             return EvalScopeResult(last.benchmarks, *seconds, flight.kept, last.parts)
+
+    def _require_same_questions(self, process: ScoringProcess) -> None:
+        """Wait for the questions of a new process. The engine answers meanwhile.
+
+        Raises `EvaluationError` where they are others, and what `ScoringProcess.prepared` raises.
+        """
+        if process.questions is None and process.prepared() != self._benchmarks:
+            raise EvaluationError(
+                "the questions are not those that the run was prepared with",
+                "a benchmark's folder was changed while the run is going on",
+                kind="infrastructure",
+            )
 
     def _last_message(
         self, process: ScoringProcess, watch: ReportWatch, loan: EngineLoan, flight: AnswersInFlight
@@ -233,7 +246,7 @@ class ScoringClient:
 
     @contextlib.contextmanager
     def _process(self) -> Iterator[ScoringProcess]:
-        """A process for one evaluation; another if it has died, with the same questions."""
+        """A process for one evaluation; another if it has died."""
         with self._lock:
             self._idle, dead = _by_life(self._idle)
             is_needed = not self._idle
@@ -247,13 +260,6 @@ class ScoringClient:
             self._idle.remove(process)
             self._busy.append(process)
         try:
-            if process.questions is None and process.prepared() != self._benchmarks:
-                process.kill()
-                raise EvaluationError(
-                    "the questions are not those that the run was prepared with",
-                    "a benchmark's folder was changed while the run is going on",
-                    kind="infrastructure",
-                )
             yield process
         finally:
             with self._lock:
