@@ -35,6 +35,7 @@ from commands import (
     wait_until,
     write_rehearsal,
 )
+from written_runs import write_run
 
 pytestmark = pytest.mark.slow
 
@@ -229,6 +230,19 @@ def test_what_the_master_refuses_starts_no_worker(tmp_path: Path) -> None:
     assert f"cannot listen on {address}: Address already in use" in shown.stderr
     assert "--bind" in shown.stderr
     assert not (tmp_path / "runs" / "trial" / "workers").exists()
+
+
+def test_a_run_to_learn_from_is_found_by_its_name(tmp_path: Path) -> None:
+    run_file = write_rehearsal(tmp_path / "run.toml", seconds=0.1)
+    write_run(tmp_path / "runs" / "first", [], budget=1)
+    shown = run("apbmm", "run", run_file, "--learn-from", "first", cwd=tmp_path)
+    assert shown.returncode == 2
+    assert "--learn-from runs/first: nothing to learn" in shown.stderr
+    unknown = run("apbmm", "run", run_file, "--learn-from", "another", cwd=tmp_path)
+    assert unknown.returncode == 2
+    assert unknown.stderr.splitlines()[0] == "error: another: no such run directory"
+    assert "--learn-from takes the run directory or name" in unknown.stderr
+    assert not (tmp_path / "runs" / "trial").exists()
 
 
 def test_a_run_file_with_faults_is_refused_as_check_refuses_it(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from apbmm.check.inspect import inspect
 from apbmm.check.view import print_faults
 from apbmm.installed import ENGINES, EVALUATION, SEARCH, on_cpu, require_installed
 from apbmm.results.confirmation import conclusion, read_confirmation
+from apbmm.results.run_directories import find_run
 from apbmm.results.run_results import read_results
 from apbmm.results.words import print_rehearsal
 from apbmm.run.devices import ALL, CPU, ON_THE_CPU, devices_of, uses_card
@@ -305,13 +306,16 @@ def shows_again(run_dir: Path) -> str:
 
 
 def _master_options(flags: RunFlags, dashboard: int | None) -> list[str]:
-    """The master's flags that are passed on as they were given."""
+    """The master's flags that are passed on, with the folder of a run that is named."""
+    earlier = flags.learn_from and find_run(
+        flags.learn_from, "--learn-from takes the run directory or name of an earlier run"
+    )
     given = {
         "--status-bind": flags.status_bind,
         "--metrics": flags.metrics,
         "--dashboard": dashboard,
         "--keys": flags.keys,
-        "--learn-from": flags.learn_from,
+        "--learn-from": earlier,
     }
     options = [part for flag, value in given.items() if value for part in (flag, str(value))]
     return [*options, "--insecure"] if flags.insecure else options

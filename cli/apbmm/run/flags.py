@@ -44,7 +44,7 @@ class RunFlags:
     insecure
         Without keys, allow addresses that other hosts can reach.
     learn_from
-        Run directory of an earlier run that a new run learns from.
+        Run directory or name of an earlier run that a new run learns from.
     rehearsal
         Invent the measurements, of models with the layers of the run file's sources, to try the
         machinery: nothing is evaluated, and the run directory is runs/NAME-rehearsal.
@@ -67,7 +67,7 @@ class RunFlags:
     dashboard: Switch = False
     keys: Annotated[str | None, Parameter(env_var="APBMM_KEYS")] = None
     insecure: Switch = False
-    learn_from: Path | None = None
+    learn_from: str | None = None
     rehearsal: Switch = False
     scratch: Path | None = None
     log_format: Annotated[LogFormat, Parameter(env_var="APBMM_LOG_FORMAT")] = "text"
