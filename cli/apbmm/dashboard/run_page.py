@@ -24,6 +24,7 @@ from apbmm.report.sections.layers import layers_section
 from apbmm.report.sections.progress import trajectories, workers_figure
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.json_form import evaluation_as_json
+from apbmm.results.run_directories import may_not_ask
 from apbmm.results.run_results import EvaluationResult, RunResults
 from apbmm.results.words import cost_unit
 from apbmm_common.errors import UsageError
@@ -53,6 +54,8 @@ FIRST_LOGS = {"master.log": 0, "dashboard.log": 2}
 EXPORT = "export this merge"
 CONDITIONS = {"failed": "ended with an error", "unfinished": "no master"}
 """Conditions of a run that the page says otherwise."""
+ANOTHER_USER = "another user's master"
+"""The condition of a run whose master only another user may ask: whether it lives is not known."""
 OWN_ROWS = ("front",)
 """Parts of the status that the rows of the evaluations have as well."""
 
@@ -68,7 +71,7 @@ def status(run: FollowedRun, results: RunResults) -> Json:
     confirmation = read_confirmation(results)
     return {
         **found,
-        "condition": _condition(results.condition, snapshot["trouble"]),
+        "condition": _condition(results, snapshot["trouble"]),
         "begun": True,
         "hours_name": hours_name(results),
         "front_size": len(results.front),
@@ -88,10 +91,13 @@ def not_begun(run: FollowedRun) -> Json:
     return {**journal_snapshot(run.run_state), "condition": "", "begun": False}
 
 
-def _condition(condition: str, trouble: str) -> str:
+def _condition(results: RunResults, trouble: str) -> str:
     """The condition in words. A master with trouble in its journal ends without a result."""
+    condition = results.condition
     if condition == "unfinished" and trouble:
         condition = "failed"
+    if condition == "unfinished" and may_not_ask(results.run_dir):
+        return ANOTHER_USER
     return CONDITIONS.get(condition, condition)
 
 

@@ -50,6 +50,11 @@ export class Head {
   }
 }
 
+// Whether a master works on the run, or one that only another user may ask may do so.
+export function served(status) {
+  return ["running", "another user's master"].includes(status.condition);
+}
+
 function condition(status, present) {
   if (present.draining) return "draining";
   return status.condition;
@@ -68,7 +73,7 @@ function tiles(status, present, confirming) {
       ),
     ),
     tile("hypervolume", number(status.hypervolume, ".4f"), `${status.front_size} on the front${beyond(status)}`),
-    ...(present.workers ? atWork(status, present) : status.condition === "running" ? [] : leftOver(status)),
+    ...(present.workers ? atWork(status, present) : served(status) ? [] : leftOver(status)),
     tile("cost", duration(status.gpu_seconds), `of ${status.hours_name === "GPU-hours" ? "a card" : "a worker"}, ${Math.round(status.tokens).toLocaleString("en")} tokens`),
     tile("time", duration(present.seconds ?? status.seconds), "with a master"),
     tile("load rate", number(status.load_rate, ".1%"), "of the workers' time is used"),

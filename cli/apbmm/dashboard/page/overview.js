@@ -2,6 +2,7 @@
 
 import { copied, element, number, renew, table } from "./dom.js";
 import { Figures } from "./figures.js";
+import { served } from "./head.js";
 
 export function show(key, evaluation) {
   location.hash = `#/${key}/evaluations/${encodeURIComponent(evaluation)}`;
@@ -64,7 +65,7 @@ function awaited({ status, present, rows }) {
   return [
     "No merge is measured yet.",
     references.length ? `The references come first, as the objectives are scaled by them: ${references.join(" and ")}.` : "",
-    present.workers ? `Being evaluated: ${now || "nothing"}.` : status.condition === "running" ? "" : "No master serves the run.",
+    present.workers ? `Being evaluated: ${now || "nothing"}.` : served(status) ? "" : "No master serves the run.",
   ].filter(Boolean).join(" ");
 }
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import socket
+import tempfile
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
@@ -11,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from apbmm.dashboard.followed_run import FollowedRun
-from apbmm.dashboard.run_page import answers, log_names, log_text, status
+from apbmm.dashboard.run_page import ANOTHER_USER, answers, log_names, log_text, status
 from apbmm.results.run_results import read_results
 from apbmm_common.errors import UsageError
 from apbmm_master.journal.lifecycle import EvaluationState
+from denied_files import kept_out_by_modes
 from written_runs import write_run
 
 PAGE = files("apbmm.dashboard").joinpath("page")
@@ -53,6 +57,23 @@ def test_a_run_that_its_references_stopped_has_ended_with_an_error(
     run = FollowedRun(write_run(tmp_path / "run", [], budget=4, ends=ends), "run")
     run.read()
     assert status(run, run.results())["condition"] == condition
+
+
+def test_a_master_that_only_another_user_may_ask_is_not_taken_for_none() -> None:
+    with tempfile.TemporaryDirectory() as made, socket.socket(socket.AF_UNIX) as listening:
+        folder = Path(made)
+        run = FollowedRun(write_run(folder, [], budget=4), "run")
+        run.read()
+        listening.bind(str(folder / "status.sock"))
+        listening.listen()
+        address = {"status": f"ipc://{folder}/status.sock"}
+        (folder / "status.json").write_text(json.dumps(address), encoding="utf-8")
+        folder.chmod(0o755)
+        (folder / "status.sock").chmod(0)
+        with kept_out_by_modes():
+            shown = status(run, run.results())["condition"]
+        assert shown == ANOTHER_USER
+        assert f'"{ANOTHER_USER}"' in PAGE.joinpath("head.js").read_text(encoding="utf-8")
 
 
 def test_the_log_of_the_master_comes_first_and_that_of_the_dashboard_last(tmp_path: Path) -> None:
