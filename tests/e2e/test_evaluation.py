@@ -20,7 +20,7 @@ from apbmm_common.protocol.messages import BenchmarkResult, OutcomeRow
 from apbmm_common.run_file import BenchmarkSection, GenerationSection
 from apbmm_common.run_file.sections.benchmarks import EXACT_ADAPTER
 from apbmm_worker.engine.driver import Completion, Prompt
-from rehearsal_runs import DEADLINE
+from commands import DEADLINE
 from tiny_checkpoints import (
     CHAT_TEMPLATE,
     SPECIAL_TOKENS,

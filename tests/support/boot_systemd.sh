@@ -93,7 +93,7 @@ Type=oneshot
 ExecStart=/bin/bash /mnt/share/trial.sh
 StandardOutput=append:/mnt/share/trial.log
 StandardError=inherit
-TimeoutStartSec=300
+TimeoutStartSec=900
 ExecStopPost=/bin/systemctl --force --force poweroff
 UNIT
 ln -s ../trial.service "$root/etc/systemd/system/multi-user.target.wants/trial.service"

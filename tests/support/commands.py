@@ -25,6 +25,8 @@ A process that ignores a signal passes this on to its children. Shells start bac
 nohup does, and some CI runners start everything so. The commands keep what they inherit, and would
 ignore the test.
 """
+DEADLINE = 500.0
+"""Seconds that anything may take on a loaded machine; no test depends on it being reached."""
 MODULES = {
     "apbmm": "apbmm.cli",
     "apbmm-master": "apbmm_master.cli",
@@ -77,7 +79,7 @@ def run(
     *arguments: object,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    timeout: float = 200,
+    timeout: float = DEADLINE,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; it takes seconds, or minutes on a machine that is busy."""
     return subprocess.run(
@@ -157,7 +159,7 @@ def free_address() -> str:
     return f"tcp://127.0.0.1:{free_port()}"
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 200) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
     """Poll until ``condition`` is true; fails the test when it never is."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -29,9 +29,9 @@ from apbmm_master.master import Master
 from apbmm_master.scheduling.policy.decisions import FinishRun
 from apbmm_master.wire.authentication import Authenticator
 from apbmm_worker.daemon.master_link import MasterLink
+from commands import DEADLINE
 from free_ports import free_port
 from protocol_world import Sim
-from rehearsal_runs import DEADLINE
 
 M = TypeVar("M")
 POLL_MILLISECONDS = 50

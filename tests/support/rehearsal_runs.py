@@ -29,13 +29,11 @@ from apbmm_master.journal.events import (
 )
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.store import read_journal
-from commands import SIGNALS_BY_DEFAULT
+from commands import DEADLINE, SIGNALS_BY_DEFAULT
 from free_ports import free_port
 
 T = TypeVar("T")
 NOTHING: Mapping[str, str] = MappingProxyType({})
-DEADLINE = 240.0
-"""Seconds that any condition may take on a loaded machine; no test depends on it being reached."""
 
 
 def run_table(**changes: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apbmm_common.errors import UsageError
-from commands import REPOSITORY, called, environment, run
+from commands import DEADLINE, REPOSITORY, called, environment, run
 
 COMPLETE = """
 . "$HOME/.bashrc"
@@ -50,7 +50,7 @@ def test_bash_completes(home: Path, line: tuple[str, ...], word: str) -> None:
         text=True,
         env=environment({"HOME": str(home)}),
         cwd=REPOSITORY,
-        timeout=200,
+        timeout=DEADLINE,
         check=True,
     )
     assert word in told.stdout.splitlines()

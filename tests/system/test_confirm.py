@@ -10,7 +10,7 @@ import pytest
 
 from apbmm.results.confirmation import read_confirmation
 from apbmm.results.run_results import read_results
-from commands import called, run, started, wait_until
+from commands import DEADLINE, called, run, started, wait_until
 from free_ports import free_port
 from rehearsal_runs import write_run_file
 from written_runs import repeated_sums, write_run
@@ -86,7 +86,7 @@ def test_the_searchs_own_questions_are_asked_again_with_other_draws(tmp_path: Pa
             "apbmm-master", file, "--run-dir", folder, *where, log=tmp_path / "master.log"
         ) as master,
     ):
-        assert master.wait(200) == 0, (tmp_path / "master.log").read_text()
+        assert master.wait(DEADLINE) == 0, (tmp_path / "master.log").read_text()
     search = read_results(folder)
     found = read_confirmation(search)
     assert found is not None

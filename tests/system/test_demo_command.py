@@ -18,7 +18,7 @@ from apbmm.run.processes import WorkersLostError, last_line, run_processes
 from apbmm_common.errors import UsageError
 from apbmm_common.process.signals import SAME_REQUEST_SECONDS
 from apbmm_common.run_file import run_as_toml
-from commands import called, processes_naming, run, started, wait_until
+from commands import DEADLINE, called, processes_naming, run, started, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,7 @@ def test_a_signal_drains_and_leaves_no_process(tmp_path: Path, number: int, code
     log = tmp_path / "demo.log"
     with busy_demo(tmp_path / "run", log, seconds=6) as demo:
         demo.send_signal(number)
-        assert demo.wait(200) == code
+        assert demo.wait(DEADLINE) == code
     text = log.read_text()
     assert "finishing the evaluations in hand" in text
     assert "goes on from here" in text
@@ -100,7 +100,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
         wait_until(lambda: "finishing" in log.read_text())
         time.sleep(SAME_REQUEST_SECONDS)
         demo.send_signal(signal.SIGINT)
-        assert demo.wait(200) == 130
+        assert demo.wait(DEADLINE) == 130
     assert "Traceback" not in log.read_text()
     assert processes_naming(str(tmp_path / "run")) == []
 
@@ -128,7 +128,7 @@ def test_a_demo_says_who_was_killed(tmp_path: Path) -> None:
         )
         (master,) = processes_naming("apbmm_master.cli", folder)
         os.kill(master, signal.SIGKILL)
-        assert demo.wait(200) == 1
+        assert demo.wait(DEADLINE) == 1
     # Python's resource trackers outlive the killed processes, and may warn behind these lines.
     lines = log.read_text().splitlines()
     error = lines.index(

@@ -21,10 +21,10 @@ from apbmm_master.journal.storage.store import read_journal
 from apbmm_master.master import Master
 from apbmm_master.status.snapshot import live_snapshot
 from apbmm_master.status.sockets import StatusSocket
+from commands import DEADLINE
 from fake_peers import FakeWorker, master_in_process, until, worker_socket
 from free_ports import free_port
 from protocol_world import world_spec
-from rehearsal_runs import DEADLINE
 
 pytestmark = pytest.mark.slow
 

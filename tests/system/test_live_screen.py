@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from commands import command_line, environment, processes_naming, run, write_rehearsal
-from rehearsal_runs import DEADLINE, write_run_file
+from commands import DEADLINE, command_line, environment, processes_naming, run, write_rehearsal
+from rehearsal_runs import write_run_file
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +99,7 @@ def test_the_view_follows_the_size_of_the_terminal_and_is_gone_at_the_end(tmp_pa
         assert any("Ctrl-C finishes" in line for line in frame)
         os.kill(process.pid, signal.SIGINT)
         terminal.read_until("run directory: ")
-        assert process.wait(200) == 130
+        assert process.wait(DEADLINE) == 130
     after = terminal.text.split("\x1b[?1049l")[-1]
     assert "finishing the evaluations in hand; Ctrl-C again stops at once" in after
     assert "not finished: the same command goes on from here" in after
@@ -120,7 +120,7 @@ def test_a_confirmation_has_the_same_view_and_ends_with_what_can_be_done_next(
         terminal.read_until("the master starts")
         terminal.read_until("Workers")
         terminal.read_until("apbmm report")
-        assert process.wait(200) == 0
+        assert process.wait(DEADLINE) == 0
     after = CONTROL.sub("", terminal.text.split("\x1b[?1049l")[-1])
     assert "confirmed members of the front still hold" in after
     commands = [line.split()[1] for line in after.splitlines() if line.startswith("  apbmm ")]

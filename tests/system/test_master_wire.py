@@ -24,9 +24,9 @@ from apbmm_master.master import Master
 from apbmm_master.scheduling.policy.decisions import FinishRun
 from apbmm_master.search.errors import ReferenceScaleError
 from apbmm_master.status.snapshot import live_snapshot
+from commands import DEADLINE
 from fake_peers import FakeWorker, master_in_process, until
 from protocol_world import world_spec
-from rehearsal_runs import DEADLINE
 
 TIMINGS = {"beat": 0.2, "suspect": 20.0, "unreachable": 40.0, "resend": 0.5}
 

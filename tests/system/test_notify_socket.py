@@ -14,8 +14,9 @@ from apbmm_master.journal.events import Finished, Record, RunStarted
 from apbmm_master.journal.storage.store import Journal
 from apbmm_master.master import Master
 from apbmm_master.scheduling.policy.decisions import FinishRun
+from commands import DEADLINE
 from protocol_world import world_spec
-from rehearsal_runs import DEADLINE, Process, Site, wait_for
+from rehearsal_runs import Process, Site, wait_for
 
 pytestmark = pytest.mark.slow
 

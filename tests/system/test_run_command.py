@@ -26,6 +26,7 @@ from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.store import read_journal
 from apbmm_worker.daemon.options import default_name
 from commands import (
+    DEADLINE,
     REPOSITORY,
     called,
     free_address,
@@ -135,7 +136,7 @@ def test_ctrl_c_stops_all_together_and_a_second_master_is_refused(tmp_path: Path
         assert "another master is running this run" in second.stderr
         assert second.stdout == ""
         running.send_signal(signal.SIGINT)
-        assert running.wait(200) == 130
+        assert running.wait(DEADLINE) == 130
     text = log.read_text()
     assert "finishing the evaluations in hand; Ctrl-C again stops at once" in text
     assert "not finished: the same command goes on from here" in text
@@ -151,7 +152,7 @@ def test_a_killed_worker_is_named_with_its_signal_and_no_line_of_its_log(tmp_pat
         for worker in processes_naming(str(run_dir / "workers")):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
-        assert running.wait(200) == 1
+        assert running.wait(DEADLINE) == 1
     name = default_name("rehearsal")
     assert log.read_text().splitlines()[-2] == (
         f"error: every worker has ended: worker {name}-1 was killed by signal 9 "
@@ -186,7 +187,7 @@ def test_a_stopped_confirmation_names_the_command_that_goes_on(tmp_path: Path) -
         wait_until(lambda: "finishing the evaluations in hand" in log.read_text())
         time.sleep(SAME_REQUEST_SECONDS)
         confirming.send_signal(signal.SIGINT)
-        assert confirming.wait(200) == 130
+        assert confirming.wait(DEADLINE) == 130
     goes_on = f"are still to be measured: {shlex.join(['apbmm', *map(str, command)])} goes on"
     assert log.read_text().splitlines()[-1].endswith(goes_on)
 

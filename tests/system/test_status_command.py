@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from commands import (
+    DEADLINE,
     REPOSITORY,
     called,
     environment,
@@ -136,7 +137,7 @@ def test_the_documentation_reads_status_without_apbmm(rehearsal: Rehearsal) -> N
         capture_output=True,
         text=True,
         env=environment(),
-        timeout=200,
+        timeout=DEADLINE,
         check=True,
     )
     assert shown.stdout.startswith(rehearsal.status()["run"])
@@ -165,6 +166,6 @@ def test_watch_follows_a_run_to_its_end(tmp_path: Path) -> None:
                 env={"APBMM_LOCK_DIR": str(tmp_path / "locks")},
             )
         )  # fmt: skip
-        assert master.wait(200) == 0
-        assert watch.wait(200) == 0
+        assert master.wait(DEADLINE) == 0
+        assert watch.wait(DEADLINE) == 0
     assert "finished: 4 evaluations completed" in (tmp_path / "watch.log").read_text()

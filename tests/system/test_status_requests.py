@@ -21,10 +21,10 @@ from apbmm_master.status import sockets
 from apbmm_master.status.snapshot import live_snapshot
 from apbmm_master.status.sockets import StatusSocket
 from apbmm_master.wire.authentication import Authenticator
+from commands import DEADLINE
 from fake_peers import FakeWorker, master_in_process, until
 from free_ports import free_port
 from protocol_world import world_spec
-from rehearsal_runs import DEADLINE
 
 FLOOD = 1000
 TIMINGS = {"beat": 0.2, "suspect": 20.0, "unreachable": 40.0, "resend": 0.5}

@@ -10,8 +10,7 @@ import pytest
 
 from apbmm_master.journal.state.run_state import RunState
 from apbmm_master.journal.storage.store import read_journal
-from commands import command_line, environment, free_address, started, write_rehearsal
-from rehearsal_runs import DEADLINE
+from commands import DEADLINE, command_line, environment, free_address, started, write_rehearsal
 
 pytestmark = pytest.mark.slow
 

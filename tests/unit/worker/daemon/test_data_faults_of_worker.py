@@ -19,7 +19,8 @@ from apbmm_worker.daemon.lease_runner import LeaseRunner
 from apbmm_worker.daemon.membership import Membership
 from apbmm_worker.daemon.options import Options
 from apbmm_worker.daemon.outbox import Outbox
-from rehearsal_runs import DEADLINE, run_spec
+from commands import DEADLINE
+from rehearsal_runs import run_spec
 
 SPEC = run_spec()
 BY_TIME = [
