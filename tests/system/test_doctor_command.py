@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from apbmm.doctor import gather
+from apbmm_common.protocol import status_requests
 from apbmm_master.status.sockets import ADDRESS_FILE
-from commands import called, free_address, started, wait_until, write_rehearsal
+from commands import DEADLINE, called, free_address, started, wait_until, write_rehearsal
 
 
-def test_a_living_master_is_reached_and_its_clock_read(tmp_path: Path) -> None:
+def test_a_living_master_is_reached_and_its_clock_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_requests, "ANSWER_SECONDS", DEADLINE)
+    monkeypatch.setattr(gather, "SECONDS", DEADLINE)
     run_file, run_dir = write_rehearsal(tmp_path / "run.toml"), tmp_path / "run"
     address = free_address()
     flags = ("--run-dir", run_dir, "--bind", address, "--keys", "none")

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from apbmm_common.protocol import status_requests
 from apbmm_master.journal.events import EvaluationFailed, Lost
 from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.state.evaluations import LOST_WORKERS_LIMIT
-from commands import called
+from commands import DEADLINE, called
 from fault_accounts import accounts
 from rehearsal_runs import Site, wait_for
 
@@ -42,8 +43,11 @@ def assert_named_in_status(site: Site, *, alive: bool) -> None:
     assert found["evaluations"]["failed"] == len(DEADLY)
 
 
-def test_merges_that_take_workers_down_fail_and_the_run_ends_without_them(site: Site) -> None:
+def test_merges_that_take_workers_down_fail_and_the_run_ends_without_them(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The budget allows no failure: these do not count towards it."""
+    monkeypatch.setattr(status_requests, "ANSWER_SECONDS", DEADLINE)
     site.configure(
         algorithm={"name": "sobol"},  # has vectors in place of those that fail
         budget={"evaluations": BUDGET, "initial": INITIAL, "failures": 0},

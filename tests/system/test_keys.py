@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from zmq.utils import z85
 
+from apbmm_common.protocol import status_requests
 from apbmm_master.journal.events import EpochStarted, Lost, WorkerJoined, WorkerLeft
-from commands import called
+from commands import DEADLINE, called
 from rehearsal_runs import Process, Site, wait_for
 
 pytestmark = pytest.mark.slow
@@ -51,8 +52,11 @@ def secrets_of(site: Site) -> Iterator[bytes]:
         yield from (text, raw, raw.hex().encode(), base64.b64encode(raw))
 
 
-def test_a_run_with_keys_from_the_first_to_the_last(site: Site) -> None:
+def test_a_run_with_keys_from_the_first_to_the_last(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Made, joined, let in without a restart, revoked while it works; and no secret anywhere."""
+    monkeypatch.setattr(status_requests, "ANSWER_SECONDS", DEADLINE)
     keys(site, "new-master")
     keys(site, "new-worker", "a")
     site.configure(budget={"evaluations": 12, "initial": 12})
