@@ -11,11 +11,12 @@ from apbmm_master.journal.lifecycle import EvaluationState
 from apbmm_master.journal.state.evaluations import Evaluation
 from apbmm_master.journal.storage.store import read_outcomes, read_rows
 from apbmm_worker.child import rehearsal
-from rehearsal_runs import Site
+from rehearsal_runs import Process, Site, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 BUDGET = {"evaluations": 6, "initial": 6}
+LAST = "e0006"
 KILLED = ["journal.begin/stopped", "journal.commit/beaten"]
 """After the second one the merge may have answered everything before there is a master again."""
 
@@ -41,8 +42,8 @@ def whole(site: Site, evaluation: Evaluation) -> tuple[float, float]:
     return metrics["accuracy"], metrics["tokens"]
 
 
-def stopped_before_the_last_lease(site: Site) -> set[str]:
-    """The merges that were stopped while the search went on, as all but the last one must be."""
+def assert_stopped_before_the_last_lease(site: Site) -> None:
+    """Merges were stopped while the search went on; but for the last one."""
     events = [record.event for record in site.records()]
     last = max(n for n, event in enumerate(events) if isinstance(event, Leased))
     stopped = [
@@ -50,18 +51,28 @@ def stopped_before_the_last_lease(site: Site) -> set[str]:
     ]
     told = {name for n, name in stopped if n < last}
     assert len(told) >= len(stopped) - 1
-    return told
 
 
-def assert_stopped_soundly(site: Site, *, is_told: bool = True) -> None:
-    """``is_told``: one master lives long enough for its search to tell estimates."""
+def go_on_once_the_search_is_told(site: Site, worker: Process) -> None:
+    """Hold the last merge until what was stopped before it has its estimates."""
+
+    def are_told() -> bool:
+        stopped = list(site.run_state().of_state(EvaluationState.STOPPED))
+        return bool(stopped) and all(each.estimate is not None for each in stopped)
+
+    wait_for("the last merge", lambda: any(x.startswith(LAST) for x in site.running()))
+    wait_for("estimates of what was stopped", are_told)
+    worker.go_on()
+
+
+def assert_stopped_soundly(site: Site) -> None:
     state = site.run_state()
     assert state.finished
     assert not state.failed
     stopped = list(state.of_state(EvaluationState.STOPPED))
     assert stopped
     measured = [state.evaluations[name].body for name in state.completed]
-    told = stopped_before_the_last_lease(site)
+    assert_stopped_before_the_last_lease(site)
     for evaluation in stopped:
         accuracy, tokens = whole(site, evaluation)
         assert any(
@@ -75,8 +86,6 @@ def assert_stopped_soundly(site: Site, *, is_told: bool = True) -> None:
         ((_, rows),) = read_rows(site.run_dir, [], [evaluation.id])
         answered = [row for row in rows if row.score is not None]
         assert len(answered) == evaluation.step.answered, "its answers stay"
-        if is_told and evaluation.id in told:
-            assert evaluation.estimate is not None, "the search is told"
     outcomes = [(row.evaluation, row.question) for row in read_outcomes(site.run_dir)]
     assert len(outcomes) == len(set(outcomes))
     assert abs(evaluations_spent(state) - BUDGET["evaluations"]) <= 0.5 + 1e-9
@@ -84,8 +93,9 @@ def assert_stopped_soundly(site: Site, *, is_told: bool = True) -> None:
 
 def test_a_beaten_merge_is_stopped_and_its_worker_takes_the_next_one(site: Site) -> None:
     configure(site)
-    worker = site.worker("a")
+    worker = site.worker("a", fault=f"hang:{LAST}")
     master = site.master()
+    go_on_once_the_search_is_told(site, worker)
     assert master.end() == 0, master.output
     assert_stopped_soundly(site)
     assert len(site.events(WorkerJoined)) == 1
@@ -105,7 +115,7 @@ def test_a_master_that_is_killed_meanwhile_stops_it_all_the_same(site: Site) -> 
         site.master(env={"APBMM_FAILPOINTS": f"{step}=kill"}).dies_at(step)
     last = site.master()
     assert last.end() == 0, last.output
-    assert_stopped_soundly(site, is_told=False)
+    assert_stopped_soundly(site)
 
 
 def test_a_worker_that_is_killed_meanwhile_loses_no_answer(site: Site) -> None:
@@ -113,6 +123,6 @@ def test_a_worker_that_is_killed_meanwhile_loses_no_answer(site: Site) -> None:
     master = site.master()
     step = "outbox.begin:5"
     site.worker("a", env={"APBMM_FAILPOINTS": f"{step}=kill"}).dies_at(step)
-    site.worker("a")
+    go_on_once_the_search_is_told(site, site.worker("a", fault=f"hang:{LAST}"))
     assert master.end() == 0, master.output
     assert_stopped_soundly(site)
