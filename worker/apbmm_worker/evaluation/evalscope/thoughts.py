@@ -29,7 +29,8 @@ class Detokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ThoughtAndAnswer:
-    """The parts of a generated text. ``closed`` is None for a text without a thought."""
+    """The parts of a generated text, which together are all of it: a thought with its tags, and
+    what follows it. ``closed`` is None for a text without a thought."""
 
     thought: str
     answer: str
@@ -67,11 +68,12 @@ class Thoughts:
         if not self._end:
             return ThoughtAndAnswer("", completion.text, None)
         text = self._text(completion) if self._tags_are_special else completion.text
-        thought, closing_tag, answer = text.rpartition(self._end)
+        _, closing_tag, answer = text.rpartition(self._end)
         if self._begin in answer or (opened and not closing_tag):
             return ThoughtAndAnswer(text, "", closed=False)
         if closing_tag:
-            return ThoughtAndAnswer(thought, answer.lstrip(), closed=True)
+            answer = answer.lstrip()
+            return ThoughtAndAnswer(text.removesuffix(answer), answer, closed=True)
         return ThoughtAndAnswer("", text, None)
 
     def _text(self, completion: Completion) -> str:
