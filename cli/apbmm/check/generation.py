@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from apbmm_common.checkpoint.headers import Checkpoint, flat_config, read_object
@@ -54,6 +55,20 @@ def generation_notes(
                 f"those of {template} ({sorted(ends[template])}) end an answer: answers of "
                 f"{role} may go on to the limit"
             )
+
+
+def unused_settings(folder: Path) -> dict[str, Any]:
+    """Penalties and the like that the generation config of a checkpoint asks for, and no run uses.
+
+    None for a folder without a generation config that can be read.
+    """
+    config: Mapping[str, Any] = {}
+    with suppress(SourceError):
+        file = folder / GENERATION_FILE
+        config = read_object(file) if file.exists() else {}
+    return {
+        key: config[key] for key, none in _UNUSED.items() if config.get(key) not in (None, none)
+    }
 
 
 def _recommended(

@@ -176,7 +176,7 @@ def _print(
             f"  the card names no base_model for {', '.join(unknown)}, and {CONFIG_FILE} and "
             f"{RECIPE} have the folder of this host: --base-model NAME=ORG/MODEL"
         )
-    server = serve_command(str(order.out), results, cpu_build=has_cpu_vllm())
+    server = serve_command(str(order.out), results, folders, cpu_build=has_cpu_vllm())
     lines.append(f"  serve it: {server}")
     print("\n".join(lines))  # noqa: T201
 

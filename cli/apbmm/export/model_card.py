@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from apbmm.check.generation import unused_settings
 from apbmm.export.sources import SourceFolder
 from apbmm.merge.places import RECIPE
 from apbmm.pick.remarks import against
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 CARD_FILE = "README.md"
 PICTURE_FILE = "layer_weights.svg"
 CONFIG_FILE = "mergekit_config.yml"
+_WITHOUT_DEFAULTS = "--generation-config vllm"
+"""Has vLLM take no settings of a folder's generation config for what a request leaves out."""
 _NEIGHBOURS = 3
 """Members of the front that are shown on either side."""
 
@@ -111,6 +114,8 @@ def _eval_results(facts: CardFacts) -> Iterator[EvalResult]:
                     task_type="text-generation",
                     dataset_type=benchmark.adapter,
                     dataset_name=benchmark.name,
+                    # The Hub takes results of one type and configuration for one data set's.
+                    dataset_config=benchmark.name,
                     metric_type=name,
                     metric_value=value,
                     metric_name=(metric(name).unit or name) + _avg_at_k(benchmark.repeats),
@@ -352,12 +357,18 @@ def _outside(facts: CardFacts, rule: str) -> str:
 def _serving(facts: CardFacts) -> Iterator[str]:
     generation = facts.results.spec.generation
     yield "In this folder:\n"
-    yield f"```console\n$ {serve_command('.', facts.results)}\n```\n"
+    yield f"```console\n$ {serve_command('.', facts.results, facts.sources)}\n```\n"
     yield (
         f"It was measured {sampling_in_words(generation)} and with at most "
         f"{generation.max_tokens} new tokens. "
         f"Tokenizer and chat template are those of {generation.template_from}."
     )
+    if unused := unused_settings(facts.sources[generation.template_from].folder):
+        said = ", ".join(f"`{key}={value}`" for key, value in unused.items())
+        yield (
+            f"\n`generation_config.json` says {said}, without which it was measured: "
+            f"`{_WITHOUT_DEFAULTS}` leaves that out."
+        )
     if generation.thought_end:
         yield f"\nWhere a text has `{generation.thought_end}`, the answer follows the last one."
 
@@ -372,13 +383,21 @@ def sampling_in_words(generation: GenerationSection) -> str:
     )
 
 
-def serve_command(folder: str, results: RunResults, *, cpu_build: bool = False) -> str:
+def serve_command(
+    folder: str,
+    results: RunResults,
+    sources: Mapping[str, SourceFolder],
+    *,
+    cpu_build: bool = False,
+) -> str:
     """How vLLM, or its CPU build, serves a merge as the run had it."""
     server = "vllm serve"
     if cpu_build:  # its `vllm` looks for the version of another distribution, and ends
         server = "python -m vllm.entrypoints.openai.api_server --model"
     dtype = results.spec.engine.dtype
     more = "" if dtype == "auto" else f" --dtype {dtype}"
+    if unused_settings(sources[results.spec.generation.template_from].folder):
+        more += f" {_WITHOUT_DEFAULTS}"
     return f"{server} {folder} --max-model-len {results.spec.generation.context}{more}"
 
 

@@ -105,6 +105,17 @@ def test_the_server_that_is_named_starts_on_this_host(
     assert f"  serve it: {server} {out} --max-model-len 128\n" in capsys.readouterr().out
 
 
+def test_a_card_serves_without_penalties_that_no_run_uses(tmp_path: Path) -> None:
+    sources = write_pair(tmp_path / "sources")
+    pair = {role: sources[role] for role in ("thinking", "instruct")}
+    (pair["thinking"] / "generation_config.json").write_text('{"repetition_penalty": 1.05}')
+    out = tmp_path / "out"
+    export(write_merged_run(tmp_path / "run", pair), out, evaluation="e0002")
+    card = (out / "README.md").read_text()
+    assert "$ vllm serve . --max-model-len 128 --generation-config vllm\n" in card
+    assert "says `repetition_penalty=1.05`, without which it was measured" in card
+
+
 def test_the_cards_figures_are_the_journals(run_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(run_dir, out, evaluation="e0002", base_models=["thinking=org/think"])
@@ -119,6 +130,8 @@ def test_the_cards_figures_are_the_journals(run_dir: Path, tmp_path: Path) -> No
     assert card.data.eval_results is not None
     measured = {each.metric_type: each.metric_value for each in card.data.eval_results}
     assert measured == {"accuracy": 0.75, "tokens": 465.0}
+    # Without one, the Hub would join the results of two benchmarks of one adapter.
+    assert {each.dataset_config for each in card.data.eval_results} == {"sums"}
     (row,) = re.findall(r"\| sums \| 4 \| accuracy \| (.*) \|", card.text)
     # Wilson's intervals of 3, 4 and 1 of 4.
     assert row.split(" | ") == [
