@@ -169,14 +169,14 @@ def _print(
     if order.reason:
         lines.append(f"  {order.reason}")
     lines += [f"  {against(results, order.evaluation, name)}" for name in results.references]
-    lines.append(f"  weights: {written.weights}")
+    lines.append(f"  weights: {written.facts.weights}")
     unknown = [role for role, each in folders.items() if not each.hub_id]
     if unknown:
         lines.append(
             f"  the card names no base_model for {', '.join(unknown)}, and {CONFIG_FILE} and "
             f"{RECIPE} have the folder of this host: --base-model NAME=ORG/MODEL"
         )
-    server = serve_command(str(order.out), results, folders, cpu_build=has_cpu_vllm())
+    server = serve_command(str(order.out), written.facts, cpu_build=has_cpu_vllm())
     lines.append(f"  serve it: {server}")
     print("\n".join(lines))  # noqa: T201
 

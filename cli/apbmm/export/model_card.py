@@ -357,7 +357,7 @@ def _outside(facts: CardFacts, rule: str) -> str:
 def _serving(facts: CardFacts) -> Iterator[str]:
     generation = facts.results.spec.generation
     yield "In this folder:\n"
-    yield f"```console\n$ {serve_command('.', facts.results, facts.sources)}\n```\n"
+    yield f"```console\n$ {serve_command('.', facts)}\n```\n"
     yield (
         f"It was measured {sampling_in_words(generation)} and with at most "
         f"{generation.max_tokens} new tokens. "
@@ -383,22 +383,19 @@ def sampling_in_words(generation: GenerationSection) -> str:
     )
 
 
-def serve_command(
-    folder: str,
-    results: RunResults,
-    sources: Mapping[str, SourceFolder],
-    *,
-    cpu_build: bool = False,
-) -> str:
+def serve_command(folder: str, facts: CardFacts, *, cpu_build: bool = False) -> str:
     """How vLLM, or its CPU build, serves a merge as the run had it."""
+    spec = facts.results.spec
     server = "vllm serve"
     if cpu_build:  # its `vllm` looks for the version of another distribution, and ends
         server = "python -m vllm.entrypoints.openai.api_server --model"
-    dtype = results.spec.engine.dtype
+    dtype: str = spec.engine.dtype
+    if dtype == "auto" and facts.dtype == "float32":
+        dtype = facts.dtype  # the run computed in it; vLLM's own default has 16 bits
     more = "" if dtype == "auto" else f" --dtype {dtype}"
-    if unused_settings(sources[results.spec.generation.template_from].folder):
+    if unused_settings(facts.sources[spec.generation.template_from].folder):
         more += f" {_WITHOUT_DEFAULTS}"
-    return f"{server} {folder} --max-model-len {results.spec.generation.context}{more}"
+    return f"{server} {folder} --max-model-len {spec.generation.context}{more}"
 
 
 def _making(facts: CardFacts) -> Iterator[str]:

@@ -50,10 +50,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written, and what its weights were compared with."""
+    """What was written, and what its card tells."""
 
     report: MergeReport
-    weights: str
+    facts: CardFacts
 
 
 def write(
@@ -92,15 +92,16 @@ def write(
         )
     except EvaluationError as error:
         raise ApbmmError(error.message, error.hint) from error
-    return Written(report, export.weights)
+    return Written(report, export.facts)
 
 
 class _Export:
     """What an export has beside the merge: `apbmm_worker.merging.merge.Additions`.
 
-    ``spec`` is the run's, with the dtype that was ordered. ``weights`` says at the end what the
-    weights were compared with.
+    ``spec`` is the run's, with the dtype that was ordered. ``facts`` are there at the end.
     """
+
+    facts: CardFacts
 
     def __init__(
         self,
@@ -115,7 +116,6 @@ class _Export:
         self._sources, self._folders, self._plans = sources, folders, plans
         self._last = sources.checkpoints[spec.sources.names[-1]]
         self._checksums = MergeChecksums(plans)
-        self.weights = ""
 
     def written(self, tensor: TensorPlan, offset: int, data: memoryview) -> None:
         """Take the checksum of a part."""
@@ -127,7 +127,6 @@ class _Export:
         left_out = prediction_tensors(self._last)  # they take no part in evaluations
         # An odd tensor moves those behind it off the words; then the files are read.
         digest = self._checksums.digest(left_out) or folder_digest(folder, left_out)
-        self.weights = _compared(results, self._order, digest)
         dtype = self._spec.merge.dtype
         stored = (stated_dtype(self._last) or "the sources' dtype") if dtype == "source" else dtype
         facts = CardFacts(
@@ -137,8 +136,9 @@ class _Export:
             self._order.out.name,
             self._order.reason,
             stored,
-            self.weights,
+            _compared(results, self._order, digest),
         )
+        self.facts = facts
         names = {role: each.named for role, each in self._folders.items()}
         config = mergekit_config(self._plans, self._sources, names, self._spec)
         (folder / CONFIG_FILE).write_text(config.text(_heading(results, evaluation)), "utf-8")

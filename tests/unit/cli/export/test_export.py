@@ -116,6 +116,16 @@ def test_a_card_serves_without_penalties_that_no_run_uses(tmp_path: Path) -> Non
     assert "says `repetition_penalty=1.05`, without which it was measured" in card
 
 
+@pytest.mark.parametrize(("dtype", "flag"), [("float32", " --dtype float32"), ("bfloat16", "")])
+def test_what_is_stored_as_float32_is_served_so(
+    run_dir: Path, tmp_path: Path, dtype: Any, flag: str
+) -> None:
+    """By itself vLLM computes with 16 bits there, and the run did not."""
+    out = tmp_path / "out"
+    export(run_dir, out, evaluation="e0002", dtype=dtype)
+    assert f"$ vllm serve . --max-model-len 128{flag}\n" in (out / "README.md").read_text()
+
+
 def test_the_cards_figures_are_the_journals(run_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(run_dir, out, evaluation="e0002", base_models=["thinking=org/think"])
