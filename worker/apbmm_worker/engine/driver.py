@@ -381,7 +381,7 @@ class EngineDriver(Generic[B]):
             future.set_exception(failure)
 
     def _as_failure(self, error: Exception | None) -> EvaluationError:
-        hint = error.hint if isinstance(error, ApbmmError) else "the worker replaces the engine"
+        hint = error.hint if isinstance(error, ApbmmError) else ""
         kind = error.kind if isinstance(error, EvaluationError) else "infrastructure"
         failure = EvaluationError(self._failure or "the engine is not usable", hint, kind=kind)
         failure.__cause__ = error

@@ -131,6 +131,7 @@ def test_a_broken_engine_fails_everything_and_stays_broken(
     for future in futures[:2]:
         with pytest.raises(EvaluationError, match="out of memory") as failure:
             future.result(60)
+        assert failure.value.hint == ""  # apbmm try has no worker that replaces the engine
         assert failure.value.kind == "infrastructure"
     assert not driver.usable
     with pytest.raises(EvaluationError, match="out of memory"):
