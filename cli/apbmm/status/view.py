@@ -349,7 +349,9 @@ def _steps(status: Entry) -> Iterator[str]:
 
 
 def _result(status: Entry) -> str:
-    if not status["front"] and status.get("trouble") and len(status.get("references", ())) > 1:
+    # Of a run that has ended its trouble is that of its references or its data.
+    unscaled = status.get("fault") or (status.get("finished") and status.get("trouble"))
+    if not status["front"] and unscaled and len(status.get("references", ())) > 1:
         return "no objectives: Eq. 2 cannot be applied to these references"
     limits = ", ".join(status.get("constraints", ()))
     breaking = status.get("breaking", 0)

@@ -172,6 +172,15 @@ def test_before_the_references_there_is_no_hypervolume() -> None:
     assert "hypervolume" not in text
 
 
+def test_a_full_disk_says_nothing_of_the_references() -> None:
+    text = shown(front=[], trouble="no space left", hypervolume=0.0)
+    assert "no objectives yet" in text
+    refused = shown(front=[], trouble="alike", fault="alike", hypervolume=0.0)
+    assert "Eq. 2 cannot be applied to these references" in refused
+    ended = shown(front=[], trouble="alike", finished="failed: alike", hypervolume=0.0)
+    assert "Eq. 2 cannot be applied to these references" in ended
+
+
 def test_an_empty_journal_is_shown() -> None:
     assert "has not begun" in shown(run="")
 
