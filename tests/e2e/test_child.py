@@ -89,14 +89,6 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     daemon.end()
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """One process for tests that each prepare a run of their own: it imports vLLM once."""
-    daemon = Daemon(tmp_path_factory.mktemp("shared") / "child.log")
-    yield daemon
-    daemon.end()
-
-
 def changed(prepare: Prepare, **changes: Any) -> Prepare:
     return prepare.model_copy(update=changes, deep=True)
 
@@ -242,7 +234,7 @@ def test_what_is_no_command_is_refused_by_name(daemon: Daemon) -> None:
 
 
 def test_a_merge_with_nan_is_the_vectors_fault(
-    shared: Daemon, prepare: Prepare, pair: tuple[Path, Path], tmp_path: Path
+    daemon: Daemon, prepare: Prepare, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """Both sources are finite in float32, but the merge is stored in float16."""
     sources = {}
@@ -254,31 +246,31 @@ def test_a_merge_with_nan_is_the_vectors_fault(
         sources[role] = str(tmp_path / role)
     command = changed(prepare, sources={**sources, "base": sources["instruct"]})
     command.spec.update(merge={"dtype": "float16"}, sources=sources)
-    prepared, _ = shared.ask(command)
+    prepared, _ = daemon.ask(command)
     assert isinstance(prepared, Prepared), prepared
-    failed = failure(shared.evaluate("nan", [0.5] * LAYERS)[0])
+    failed = failure(daemon.evaluate("nan", [0.5] * LAYERS)[0])
     assert (failed.fault, failed.fatal) == ("vector", False)
     assert "model.layers.1.mlp.down_proj.weight" in failed.message
-    failed = failure(shared.evaluate("out", [1.5] * LAYERS)[0])
+    failed = failure(daemon.evaluate("out", [1.5] * LAYERS)[0])
     assert (failed.fault, failed.fatal) == ("vector", False)
     assert temporary_checkpoints(prepare) == []
 
 
-def test_settings_that_cannot_work_are_refused_by_prepare(shared: Daemon, prepare: Prepare) -> None:
+def test_settings_that_cannot_work_are_refused_by_prepare(daemon: Daemon, prepare: Prepare) -> None:
     command = changed(prepare)
     command.spec["generation"] = {"max_tokens": 120, "context": 128}
-    assert "does not fit a context of 128" in failure(shared.ask(command)[0]).message
+    assert "does not fit a context of 128" in failure(daemon.ask(command)[0]).message
     command = changed(prepare)
     command.spec["engine"] = {"arguments": {"no_such_argument": 1}}
-    failed = failure(shared.ask(command)[0])
+    failed = failure(daemon.ask(command)[0])
     assert "no engine argument no_such_argument" in failed.message
-    failed = failure(shared.ask(changed(prepare, engine={"max_num_sequences": "4"}))[0])
+    failed = failure(daemon.ask(changed(prepare, engine={"max_num_sequences": "4"}))[0])
     assert "max_num_seqs" in failed.hint
     assert failed.fatal is False
 
 
 def test_a_source_that_its_own_config_makes_another_model_is_named(
-    shared: Daemon, prepare: Prepare, pair: tuple[Path, Path], tmp_path: Path
+    daemon: Daemon, prepare: Prepare, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """Merges have the config of the thinking source, which leaves this setting to the default."""
     thinking, instruct = tmp_path / "thinking", tmp_path / "instruct"
@@ -291,9 +283,9 @@ def test_a_source_that_its_own_config_makes_another_model_is_named(
     edit_config(thinking, rms_norm_eps=None)
     edit_config(instruct, rms_norm_eps=0.5)
     sources = {"thinking": str(thinking), "instruct": str(instruct)}
-    prepared, _ = shared.ask(changed(prepare, sources={**sources, "base": str(instruct)}))
+    prepared, _ = daemon.ask(changed(prepare, sources={**sources, "base": str(instruct)}))
     assert isinstance(prepared, Prepared), prepared
-    failed = failure(shared.evaluate("e", [0.5] * LAYERS)[0])
+    failed = failure(daemon.evaluate("e", [0.5] * LAYERS)[0])
     assert (failed.fault, failed.fatal) == ("run_file", False)
     assert f"instruct: from {instruct} as it stands" in failed.message
     assert "rms_norm_eps is 0.5 there and not stated in merges" in failed.message
