@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import TypeVar
 from unittest.mock import patch
 
 from apbmm_common.process.command_line import run_app
 from free_ports import free_port
 
+T = TypeVar("T")
 REPOSITORY = Path(__file__).parents[2]
 SIGNALS_BY_DEFAULT = ("env", "--default-signal=INT,HUP")
 """What a test puts before a command that it may send SIGINT or SIGHUP.
@@ -159,12 +161,28 @@ def free_address() -> str:
     return f"tcp://127.0.0.1:{free_port()}"
 
 
-def wait_until(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
-    """Poll until ``condition`` is true; fails the test when it never is."""
+def wait_until(condition: Callable[[], T], seconds: float = DEADLINE) -> T:
+    """Poll until ``condition`` is true, and return what it is; fails the test when it never is."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (value := condition()):
         assert time.monotonic() < deadline, "the condition never came true"
         time.sleep(0.05)
+    return value
+
+
+def process_naming(*texts: str) -> int:
+    """The one process whose command line holds each of ``texts``, waited for.
+
+    What it starts has its command line, too, for a moment between fork and exec.
+    """
+
+    def only() -> int | None:
+        found = processes_naming(*texts)
+        return found[0] if len(found) == 1 else None
+
+    process = wait_until(only)
+    assert process is not None
+    return process
 
 
 def processes_naming(*texts: str) -> list[int]:

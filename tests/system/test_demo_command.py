@@ -18,7 +18,7 @@ from apbmm.run.processes import WorkersLostError, last_line, run_processes
 from apbmm_common.errors import UsageError
 from apbmm_common.process.signals import SAME_REQUEST_SECONDS
 from apbmm_common.run_file import run_as_toml
-from commands import DEADLINE, called, processes_naming, run, started, wait_until
+from commands import DEADLINE, called, process_naming, processes_naming, run, started, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +118,7 @@ def test_a_demo_says_who_was_killed(tmp_path: Path) -> None:
     log = tmp_path / "demo.log"
     with busy_demo(tmp_path / "run", log) as demo:
         folder = str(tmp_path / "run")
-        (worker,) = processes_naming("apbmm_worker.cli", f"{folder}/workers/demo-2")
+        worker = process_naming("apbmm_worker.cli", f"{folder}/workers/demo-2")
         os.kill(worker, signal.SIGKILL)
         wait_until(
             lambda: (
@@ -126,7 +126,7 @@ def test_a_demo_says_who_was_killed(tmp_path: Path) -> None:
                 "memory): the others go on" in log.read_text()
             )
         )
-        (master,) = processes_naming("apbmm_master.cli", folder)
+        master = process_naming("apbmm_master.cli", folder)
         os.kill(master, signal.SIGKILL)
         assert demo.wait(DEADLINE) == 1
     # Python's resource trackers outlive the killed processes, and may warn behind these lines.
