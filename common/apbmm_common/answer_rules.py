@@ -18,10 +18,13 @@ TEXTS = ("question", "answer", "id", "subset", "template", "extract", "after", "
 COMPARISONS = ("text", "number", "expression")
 
 _CURRENCY = r"\\?[$€£]"
+# Thousands as in 1,000 or 1,00,000, and as LaTeX has them: 1{,}000. "(3,4)" is two numbers.
+_SEPARATOR = r"(?:,|\{,\}|\\,)"
+_WHOLE = rf"(?:\d{{1,3}}(?:{_SEPARATOR}\d{{2,3}})*{_SEPARATOR}\d{{3}}(?!\d)|\d+)"
 # A hyphen after a letter or digit is no sign: "3-12" ends with 12.
 _NUMBER = re.compile(
     rf"(?:(?<!\w)[-+\u2212](?:{_CURRENCY})?)?"
-    r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?"
+    rf"(?:{_WHOLE}(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?"
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _THE_ANSWER = r"(?i:answer|(?:correct|right|best|final)\s+(?:choice|option))"
@@ -30,6 +33,7 @@ _ONE_LETTER = r"\b([A-Z])\b(?!')"
 _LETTERS = (
     re.compile(r"\A\W*([A-Za-z])\W*\Z"),
     re.compile(rf"{_THE_ANSWER}(?i:\s+is)?{_MARKS}(?i:(?:option|choice){_MARKS})?{_ONE_LETTER}"),
+    re.compile(rf"{_ONE_LETTER}\W{{0,3}}\s+is\s+(?:the\s+)?(?:correct|right|best)\b"),
     re.compile(rf"(?i:choice|option)(?i:\s+is)?{_MARKS}{_ONE_LETTER}"),
     re.compile(r"\(([A-Z])\)|\*\*([A-Z])\W?\*\*"),
     re.compile(r"^\W*([A-Z])\s*(?:[.):]|$)", re.MULTILINE),
@@ -139,14 +143,14 @@ def template_words(arguments: Mapping[str, Any]) -> str:
 def number(text: str) -> Fraction | None:
     """The exact value of a text that is one number; None for any other text.
 
-    Thousands' commas, a currency sign, a percent sign and an end of sentence do not count: 50% is
-    50.
+    What separates thousands, a currency sign, a percent sign and an end of sentence do not count:
+    50% is 50.
     """
     plain = text.strip().strip("$").removesuffix(".").removesuffix("%").removesuffix("\\").strip()
     plain = re.sub(rf"^([-+]?){_CURRENCY}", r"\1", plain.replace("\u2212", "-"))
     if not _NUMBER.fullmatch(plain):
         return None
-    above, _, below = plain.replace(",", "").partition("/")
+    above, _, below = re.sub(_SEPARATOR, "", plain).partition("/")
     value = Decimal(above)
     if abs(value.adjusted()) > _LONGEST_EXPONENT or (below and not int(below)):
         return None
@@ -208,12 +212,12 @@ def _boxed(text: str) -> str | None:
 
 def _last_number(text: str) -> str | None:
     found = _NUMBER.findall(text)
-    return found[-1].rstrip(",") if found else None
+    return found[-1] if found else None
 
 
 def _letter(text: str) -> str | None:
-    """The letter of a choice: a text that is one letter, or what "answer is" or a box names, or one
-    in parentheses or bold, or one that begins a line; the last of the first kind found.
+    """The letter of a choice: a text that is one letter, or what "answer is", "is correct" or a box
+    names, or one in parentheses or bold, or one that begins a line; the last of the first kind.
     "Option A" in an explanation does not count beside "the answer is B"."""
     for pattern in _LETTERS:
         found = [letter for match in pattern.finditer(text) for letter in match.groups() if letter]
