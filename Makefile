@@ -11,7 +11,7 @@ SKYPILOT := 0.14.1
 BIN := .venv/bin
 # Tests are compiled once, also where the environment says to keep no bytecode.
 export PYTHONDONTWRITEBYTECODE :=
-SIDE_BY_SIDE := --dist=loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 STAMP := .venv/.installed
 FAULTS := tests/system/test_faults_*.py tests/system/test_hostile_peers.py \
   tests/system/test_full_disk.py \
@@ -60,23 +60,22 @@ lint: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir site
 
-# Each process of pytest takes one file after the other. Tests of whole runs mostly wait: they come
-# first, beside the engines, which compute, and there are more processes than processors. Tests that
-# compute come last. Processes with engines collect only the files that have one of their tests.
+# Each process of pytest takes one file after the other; those that are quick come last. Engines
+# compute and the other tests mostly wait, so there are more processes than processors. Those with
+# engines collect only the files that have one of their tests.
 test: install
 	+@$(MAKE) --jobs=3 --keep-going --output-sync=target --no-print-directory \
 	  test-others test-vllm lint docs
 
 test-vllm: install
-	$(BIN)/pytest --numprocesses=2 $(SIDE_BY_SIDE) -m vllm \
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m vllm \
 	  $$(grep --recursive --files-with-matches --include='test_*.py' 'mark\.vllm' tests | sort)
 
 test-others: install
-	$(BIN)/pytest --numprocesses=3 $(SIDE_BY_SIDE) -m "not vllm" \
-	  tests/system tests/e2e tests/property tests/unit
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not vllm"
 
 test-fast: install
-	$(BIN)/pytest --numprocesses=2 $(SIDE_BY_SIDE) -m "not vllm and not slow" tests/property tests/system tests/unit
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not vllm and not slow" tests/property tests/system tests/unit
 
 # Fifty random merges of every kind of model, each against a fresh engine: about half an hour.
 test-hot-load: install
