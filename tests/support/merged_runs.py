@@ -20,7 +20,7 @@ from apbmm_master.journal.events import (
 )
 from apbmm_master.journal.run_start.confirmation import CONFIRM
 from apbmm_master.journal.state.run_state import RunState
-from apbmm_master.journal.storage.store import Journal, read_journal, read_outcomes
+from apbmm_master.journal.storage.store import Journal, read_journal, read_outcomes, with_outcomes
 from apbmm_worker.engine.checksum import folder_digest
 from apbmm_worker.merging.merge import write_merge
 from apbmm_worker.merging.run_merges import merge_of
@@ -100,23 +100,11 @@ def write_confirmation(
 
 
 def _with_outcomes(event: AnyEvent, run_dir: Path) -> AnyEvent:
-    """The event as it was given to the journal, which has single answers in another table."""
+    """The event as it was given to the journal."""
     if not (isinstance(event, ResultRecorded) and isinstance(event.body, Evaluated)):
         return event
-    rows = read_outcomes(run_dir, event.evaluation)
-    benchmarks = {
-        name: result.model_copy(
-            update={
-                "outcomes": tuple(
-                    (row.question, row.score, row.tokens, row.finish_reason)
-                    for row in rows
-                    if row.benchmark == name
-                )
-            }
-        )
-        for name, result in event.body.benchmarks.items()
-    }
-    return event.model_copy(update={"body": Evaluated(benchmarks=benchmarks)})
+    whole = with_outcomes(event.body, read_outcomes(run_dir, event.evaluation))
+    return event.model_copy(update={"body": whole})
 
 
 def _edited(

@@ -18,7 +18,13 @@ from apbmm_master.journal.events import AnyEvent, ResultLearnt, RunLearnt, outco
 from apbmm_master.journal.run_start.resume import changed, measures_alike
 from apbmm_master.journal.state.evaluations import Evaluation
 from apbmm_master.journal.state.run_state import RunState
-from apbmm_master.journal.storage.store import NAME, OutcomeRow, read_journal, read_outcomes
+from apbmm_master.journal.storage.store import (
+    NAME,
+    OutcomeRow,
+    read_journal,
+    read_outcomes,
+    with_outcomes,
+)
 
 MEASURED_BY = ("benchmarks", "generation", "merge", "engine", "evaluation")
 """Tables of a run file that decide what an evaluation measures; see `RunSpec.config_hash`."""
@@ -139,7 +145,7 @@ def begin_to_learn(
     for evaluation, body in _results(source):
         is_reference = evaluation.purpose == "reference"
         number += not is_reference
-        whole = _with_outcomes(body, earlier.outcomes.get(evaluation.id, []))
+        whole = with_outcomes(body, earlier.outcomes.get(evaluation.id, []))
         record(
             ResultLearnt(
                 evaluation=evaluation.id if is_reference else f"l{number:04d}",
@@ -151,20 +157,3 @@ def begin_to_learn(
                 outcomes=outcome_count(whole),
             )
         )
-
-
-def _with_outcomes(body: Evaluated, rows: list[OutcomeRow]) -> Evaluated:
-    """A result with the outcomes of its questions, which the run state leaves out."""
-    benchmarks = {
-        name: result.model_copy(
-            update={
-                "outcomes": tuple(
-                    (row.question, row.score, row.tokens, row.finish_reason)
-                    for row in rows
-                    if row.benchmark == name
-                )
-            }
-        )
-        for name, result in body.benchmarks.items()
-    }
-    return body.model_copy(update={"benchmarks": benchmarks})

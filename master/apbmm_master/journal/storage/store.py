@@ -278,6 +278,23 @@ def read_outcomes(run_dir: Path, evaluation: str | None = None) -> list[OutcomeR
         return [OutcomeRow(*row) for row in db.execute(query, (evaluation,))] if begun else []
 
 
+def with_outcomes(body: Evaluated, rows: Sequence[OutcomeRow]) -> Evaluated:
+    """A result with the answers to its questions, which the journal keeps apart from its event."""
+    benchmarks = {
+        name: result.model_copy(
+            update={
+                "outcomes": tuple(
+                    (row.question, row.score, row.tokens, row.finish_reason)
+                    for row in rows
+                    if row.benchmark == name
+                )
+            }
+        )
+        for name, result in body.benchmarks.items()
+    }
+    return body.model_copy(update={"benchmarks": benchmarks})
+
+
 def read_rows(
     run_dir: Path, done: Iterable[str], paused: Iterable[str]
 ) -> Iterator[tuple[str, list[PartialRow]]]:
