@@ -8,8 +8,12 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from apbmm_common.errors import EXIT_INTERRUPTED
 from commands import SIGNALS_BY_DEFAULT, command_line, environment
+
+pytestmark = pytest.mark.slow
 
 SERVES = """
 import asyncio, socket, threading, time, urllib.request
