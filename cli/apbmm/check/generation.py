@@ -28,8 +28,7 @@ def generation_notes(
     configs = {}
     for role, checkpoint in checkpoints.items():
         with suppress(SourceError):
-            file = checkpoint.path / GENERATION_FILE
-            configs[role] = read_object(file) if file.exists() else {}
+            configs[role] = _generation_config(checkpoint.path)
     template = generation.template_from
     if template not in configs:
         return
@@ -64,11 +63,16 @@ def unused_settings(folder: Path) -> dict[str, Any]:
     """
     config: Mapping[str, Any] = {}
     with suppress(SourceError):
-        file = folder / GENERATION_FILE
-        config = read_object(file) if file.exists() else {}
+        config = _generation_config(folder)
     return {
         key: config[key] for key, none in _UNUSED.items() if config.get(key) not in (None, none)
     }
+
+
+def _generation_config(folder: Path) -> Mapping[str, Any]:
+    """Empty for a folder without one. Raises `SourceError` for one that cannot be read."""
+    file = folder / GENERATION_FILE
+    return read_object(file) if file.exists() else {}
 
 
 def _recommended(

@@ -251,10 +251,12 @@ def _understood(given: str, flags: InitFlags, *, asks: bool) -> Guess:
             return guess(given, **named)
         except ColumnsError as error:
             of_others = [role for role in error.missing if _has_column(flags, role, named[role])]
-            if not (of_others or asks):
+            if of_others:
+                named |= dict.fromkeys(of_others)
+                continue
+            if not asks:
                 raise
-            named |= dict.fromkeys(of_others)
-            for role in () if of_others else error.missing:
+            for role in error.missing:
                 named[role] = _answer(
                     f"Which column is the {role} ({', '.join(error.columns)})",
                     partial(_one_of, error.columns),

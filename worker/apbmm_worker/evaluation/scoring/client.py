@@ -148,9 +148,7 @@ class ScoringClient:
                 )
                 flight.ask(asked)
                 cut_off.in_flight(flight.cut)
-                counting = TokenCounts(flight, count) if count else contextlib.nullcontext()
-                with counting:
-                    self._require_same_questions(process)
+                with TokenCounts(flight, count) if count else contextlib.nullcontext():
                     last = self._last_message(process, watch, loan, flight)
                 if isinstance(last, Failed):
                     raise last.exception
@@ -181,10 +179,11 @@ class ScoringClient:
     def _last_message(
         self, process: ScoringProcess, watch: ReportWatch, loan: EngineLoan, flight: AnswersInFlight
     ) -> Scored | Failed:
-        """Do what the process asks for until it is done.
+        """Do what the process asks for until it is done, once it has the same questions.
 
-        Raises `EvaluationError` where it dies before that, or its report stalls.
+        Raises `EvaluationError` where it has others, dies before that, or its report stalls.
         """
+        self._require_same_questions(process)
         for message in process.messages():
             watch.heard()
             match message:
